@@ -1,0 +1,6 @@
+// Package sys is redisguard's only door to unsafe and raw system calls.
+//
+// Everything here is a thin, allocation-conscious wrapper: it knows the kernel's
+// structures, but nothing about Redis, namespaces or verdicts. Code outside this
+// package may use golang.org/x/sys/unix freely as long as it needs no unsafe.
+package sys
