@@ -282,26 +282,29 @@ func (l *Lab) LossBursts(cfg Bursts) (undo func() error, err error) {
 func (r *ruleset) runBursts(ctx context.Context, cfg Bursts) error {
 	f := &fault{passing: []rule{drop()}}
 	rnd := rand.New(rand.NewPCG(cfg.Seed, 0))
-	gapPerBurst := float64(1000-cfg.Permille) / float64(cfg.Permille)
 	length := func() time.Duration { return cfg.Min + time.Duration(rnd.Int64N(int64(cfg.Max-cfg.Min)+1)) }
-	// Begin somewhere in a gap.
-	gap := time.Duration(rnd.Float64() * gapPerBurst * float64(cfg.Min+cfg.Max) / 2)
-	for {
-		if !pause(ctx, gap) {
-			return nil
-		}
+	gapPerBurst := float64(1000-cfg.Permille) / float64(cfg.Permille)
+	gap := func(owed float64) time.Duration { return time.Duration((0.5 + rnd.Float64()) * max(0, owed)) }
+
+	// The next gap follows from what bursts and gaps have really been so far:
+	// late wake-ups do not change the share.
+	var on, off time.Duration
+	ended := time.Now()
+	for next := gap(gapPerBurst * float64(cfg.Min+cfg.Max) / 2); pause(ctx, next); {
 		if err := r.set(f, true); err != nil {
 			return err
 		}
 		began := time.Now()
+		off += began.Sub(ended)
 		pause(ctx, length())
 		if err := r.set(f, false); err != nil {
 			return err
 		}
-		// The gap follows from how long the burst really was: a late wake-up
-		// makes bursts longer and leaves the share as it was asked for.
-		gap = time.Duration(2 * rnd.Float64() * gapPerBurst * float64(time.Since(began)))
+		ended = time.Now()
+		on += ended.Sub(began)
+		next = gap(gapPerBurst*float64(on) - float64(off))
 	}
+	return nil
 }
 
 // pause reports whether d passed before ctx ended.

@@ -127,7 +127,8 @@ func (r *ruleset) write(c *nftables.Conn) {
 		}
 	}
 	chain("arriving", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, arriving)
-	if len(r.vips) > 0 { // a nat chain brings connection tracking with it
+	if len(r.vips) > 0 { // before, nothing needs connection tracking
+		translated = append(translated, track())
 		chain("translated", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest, translated)
 	}
 	chain("passing", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter, passing)
@@ -209,6 +210,11 @@ func share(permille int) rule {
 		&expr.Cmp{Op: expr.CmpOpLt, Register: 1, Data: binary.BigEndian.AppendUint32(nil, uint32(permille))},
 	}
 }
+
+// track decides nothing, but as it looks at a connection's state, the kernel keeps
+// connection tracking on. Without it, taking the last rule that translates away
+// would leave live connections untranslated: the chain alone does not count.
+func track() rule { return rule{&expr.Ct{Key: expr.CtKeySTATE, Register: 1}} }
 
 // translate leads new connections to vip to backend, of the same family.
 func translate(vip, backend netip.AddrPort) rule {
