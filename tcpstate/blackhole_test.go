@@ -1,0 +1,107 @@
+package tcpstate_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/tcpstate"
+)
+
+// What the verdicts build on, on the kernel that runs the test: in a black hole
+// the count of segments in stands still, every transmission that is really made
+// counts in total_retrans and resets last_data_sent, and last_ack_recv grows.
+func TestWhatTheKernelShowsInABlackHole(t *testing.T) {
+	l, err := lab.New(lab.Config{Prefix: "rgts"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client, err := l.Client("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := l.Server("s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	ln, err := server.Listen(ctx, "tcp4", server.Addr.String()+":6379")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	conn, err := client.Dial(ctx, "tcp4", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	peer, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	buf := make([]byte, 16)
+	for range 10 { // some traffic, so that the kernel has measured the round trip
+		if _, err := conn.Write([]byte("ping")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := peer.Read(buf); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look := func() (c tcpstate.Connection) {
+		t.Helper()
+		err := client.Do(func() error {
+			var s tcpstate.Socket
+			if err := s.Open(); err != nil {
+				return err
+			}
+			defer s.Close()
+			return s.Dump(tcpstate.Filter{RemotePorts: []uint16{6379}, Info: true}, func(got *tcpstate.Connection) error {
+				c = *got
+				return nil
+			})
+		})
+		if err != nil || c.Cookie == 0 {
+			t.Fatalf("cannot look at the connection: %v, %+v", err, c)
+		}
+		return c
+	}
+	if err := server.Vanish(); err != nil {
+		t.Fatal(err)
+	}
+	before := look()
+	lost := time.Now()
+	if _, err := conn.Write([]byte("into the void")); err != nil {
+		t.Fatal(err)
+	}
+	last := before
+	sent := 0
+	for sent < 3 {
+		now := look()
+		if time.Since(lost) > 15*time.Second {
+			t.Fatalf("three retransmissions take longer than 15 s: %+v", now)
+		}
+		if now.Info.SegsIn != before.Info.SegsIn || now.Info.BytesAcked != before.Info.BytesAcked {
+			t.Fatalf("something was heard out of a black hole: %+v, before %+v", now.Info, before.Info)
+		}
+		if now.Info.TotalRetrans > last.Info.TotalRetrans {
+			sent++
+			t.Logf("%v: timer %v, retrans %d, total_retrans %d, unacked %d, last_data_sent %v, last_ack_recv %v", time.Since(lost).Round(time.Millisecond),
+				now.Timer, now.Retrans, now.Info.TotalRetrans, now.Info.Unacked, now.Info.LastDataSent, now.Info.LastAckRecv)
+			if now.Info.LastDataSent > 150*time.Millisecond {
+				t.Errorf("a retransmission did not reset last_data_sent: %v", now.Info.LastDataSent)
+			}
+		}
+		last = now
+	}
+	if silence := time.Since(lost); last.Info.LastAckRecv < silence-100*time.Millisecond {
+		t.Errorf("last_ack_recv is %v after a silence of %v", last.Info.LastAckRecv, silence)
+	}
+	if last.Timer != tcpstate.TimerRetransmit || last.Info.Unacked == 0 {
+		t.Errorf("not retransmitting: %+v", last)
+	}
+}

@@ -1,0 +1,411 @@
+package verdict
+
+import (
+	"cmp"
+	"hash/fnv"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Core is the state of all judging. Make one with New; it is for one goroutine
+// at a time.
+type Core struct {
+	set       Settings
+	now       time.Duration
+	conns     map[ConnKey]*conn
+	endpoints map[netip.AddrPort]*endpoint
+	spaces    map[NS]*space
+	queue     []*queued // due reaps, by time
+	clients   map[clientKey]*absence
+	// oneKind are the times of reaps on one kind of evidence, reaped those of
+	// all reaps, of the last breakerWindow.
+	oneKind, reaped []time.Duration
+	tokens          float64
+	tokensAt        time.Duration
+	breakerTold     time.Duration
+	lateUntil       time.Duration
+	nextBaseline    time.Duration
+	out             Output
+}
+
+// New returns a core that knows nothing yet.
+func New(s Settings) *Core {
+	return &Core{
+		set:         s,
+		conns:       map[ConnKey]*conn{},
+		endpoints:   map[netip.AddrPort]*endpoint{},
+		spaces:      map[NS]*space{},
+		clients:     map[clientKey]*absence{},
+		tokens:      float64(s.Burst),
+		breakerTold: -breakerWindow,
+	}
+}
+
+// Configure changes the settings; what is known stays.
+func (c *Core) Configure(s Settings) {
+	c.set = s
+	c.tokens = min(c.tokens, float64(s.Burst))
+}
+
+// Tracked is the number of connections that the core knows.
+func (c *Core) Tracked() int { return len(c.conns) }
+
+// Step takes in what was observed, and returns what follows. The output is valid
+// until the next call.
+func (c *Core) Step(in *Input) *Output {
+	c.now = max(c.now, in.Now)
+	c.out = Output{
+		Events: c.out.Events[:0], Reap: c.out.Reap[:0], Probe: c.out.Probe[:0],
+		NextHop: c.out.NextHop[:0], Others: c.out.Others[:0], Suspects: c.out.Suspects[:0],
+	}
+	c.takeLate(in.Late)
+	for i := range in.Appeared {
+		c.takeAppeared(&in.Appeared[i])
+	}
+	for i := range in.Samples {
+		c.takeSample(&in.Samples[i])
+	}
+	for _, k := range in.Gone {
+		c.forget(k)
+	}
+	for i := range in.Probes {
+		c.takeProbe(&in.Probes[i])
+	}
+	for i := range in.NextHops {
+		c.takeNextHop(&in.NextHops[i])
+	}
+	for i := range in.Others {
+		c.takeOthers(&in.Others[i])
+	}
+	for i := range in.Reaped {
+		c.takeReaped(&in.Reaped[i])
+	}
+	c.settleDoubts()
+	for _, e := range c.endpoints {
+		c.judge(e)
+	}
+	c.baselines()
+	c.release()
+	c.absences()
+	c.order()
+	return &c.out
+}
+
+// order makes the output independent of the order of Go's maps, so that the same
+// observations give the same output.
+func (c *Core) order() {
+	byPath := func(a, b PathKey) int {
+		return cmp.Or(a.Endpoint.Compare(b.Endpoint), cmp.Compare(a.NS, b.NS))
+	}
+	slices.SortFunc(c.out.Probe, byPath)
+	slices.SortFunc(c.out.NextHop, byPath)
+	c.out.NextHop = slices.Compact(c.out.NextHop)
+	slices.SortFunc(c.out.Suspects, byPath)
+	slices.SortFunc(c.out.Others, func(a, b OthersWanted) int { return cmp.Compare(a.NS, b.NS) })
+	slices.SortStableFunc(c.out.Events, func(a, b Event) int {
+		return cmp.Or(cmp.Compare(a.At, b.At), byPath(a.Path, b.Path), cmp.Compare(a.Key.Cookie, b.Key.Cookie), cmp.Compare(a.Type, b.Type))
+	})
+}
+
+// conn is what is known about one connection.
+type conn struct {
+	key           ConnKey
+	path          *path
+	local, remote netip.AddrPort
+	permit        Permit
+	why           string
+	owner         string
+	first         time.Duration // when it appeared
+	state         State
+	rtt           time.Duration
+	heard         time.Duration // when its peer was last heard
+	segsIn        uint32
+	bytesIn       uint64
+	sampled       bool
+
+	// While something it sent is unanswered:
+	waiting    bool
+	waitFrom   time.Duration // the first unanswered transmission, at the latest
+	lastTx     time.Duration // the last one
+	base       uint32        // retransmissions when it was last heard
+	baseOut    uint32        // segments out when it was last heard
+	unanswered int           // transmissions
+	runs       int           // stretches of them between which a probe got through
+	aliveAfter time.Duration // end of a probe that began after lastTx and was alive; 0 is none
+	told       bool          // ConnectionStalled was reported
+
+	asleep   time.Duration // sent data that was acknowledged but not replied to since then; 0 is none
+	reap     reapState
+	failures int
+}
+
+type reapState uint8
+
+const (
+	notReaping reapState = iota
+	reapQueued
+	reapAsked
+	reapOver // judged without permit, spared for good, or done
+)
+
+// path is the connections of one namespace to one endpoint.
+type path struct {
+	key      PathKey
+	endpoint *endpoint
+	space    *space
+	conns    map[uint64]*conn
+	waiting  int
+	heard    time.Duration // when anything was last heard on it
+	baseline bool          // a probe from here succeeded once
+	probed   time.Duration // start of the last probe from here; 0 is never
+	outcome  Outcome       // of the last probe from here that ended
+	hop      NextHop       // last look; zero At is none
+	hopAsked time.Duration
+	suspect  time.Duration // since when it is suspect; 0 is not
+	down     bool
+	downAt   time.Duration
+	evidence Evidence
+}
+
+// endpoint is one ip:port with its paths.
+type endpoint struct {
+	addr   netip.AddrPort
+	paths  map[NS]*path
+	loss   loss
+	probes []Probe       // recent ones, oldest first
+	rtt    time.Duration // usual time of an alive probe
+	tokens float64       // for probes
+	tokAt  time.Duration
+	asked  time.Duration // when the last probe was asked for
+	gap    time.Duration // pause between probes while down, or while quiet
+	rise   int           // probes alive in a row while down
+
+	frozenSince time.Duration // first probe that got no reply; 0 is none
+	frozenTold  bool
+	received    time.Duration // when data was last received on any connection
+}
+
+// space is what is known about one namespace.
+type space struct {
+	ns     NS
+	doubts map[string]doubt
+	clear  time.Duration // when the last doubt ended
+	told   bool
+	paths  int
+	others time.Duration // when Others was last asked for
+}
+
+type doubt struct {
+	since, expires time.Duration
+	detail         string
+}
+
+func (c *Core) space(ns NS) *space {
+	s := c.spaces[ns]
+	if s == nil {
+		s = &space{ns: ns, doubts: map[string]doubt{}}
+		c.spaces[ns] = s
+	}
+	return s
+}
+
+func (c *Core) endpoint(addr netip.AddrPort) *endpoint {
+	e := c.endpoints[addr]
+	if e == nil {
+		e = &endpoint{addr: addr, paths: map[NS]*path{}, tokens: probeBurst, tokAt: c.now, asked: -probeGap}
+		e.loss.at = c.now
+		c.endpoints[addr] = e
+	}
+	return e
+}
+
+func (c *Core) takeAppeared(a *Appeared) {
+	k := c.conns[a.Key]
+	if k == nil {
+		e := c.endpoint(a.Remote)
+		p := e.paths[a.Key.NS]
+		if p == nil {
+			p = &path{key: PathKey{a.Key.NS, a.Remote}, endpoint: e, space: c.space(a.Key.NS), conns: map[uint64]*conn{}}
+			p.space.paths++
+			e.paths[a.Key.NS] = p
+		}
+		k = &conn{key: a.Key, path: p, local: a.Local, remote: a.Remote, first: c.now, state: SynSent}
+		c.conns[a.Key] = k
+		p.conns[a.Key.Cookie] = k
+	}
+	k.permit, k.why, k.owner = a.Permit, a.Why, a.Owner
+}
+
+// forget drops a connection, and what existed only for it.
+func (c *Core) forget(key ConnKey) {
+	k := c.conns[key]
+	if k == nil {
+		return
+	}
+	k.setWaiting(false)
+	k.reap = reapOver // a queued reap finds this and is dropped
+	delete(c.conns, key)
+	p := k.path
+	delete(p.conns, key.Cookie)
+	if len(p.conns) > 0 {
+		return
+	}
+	if p.down {
+		// With its last connection goes our interest, not our memory: the
+		// endpoint stays down for the other paths.
+		p.down = false
+		c.event(Event{Type: EndpointUp, Path: p.key, Text: "no connection is left", Took: c.now - p.downAt})
+	}
+	delete(p.endpoint.paths, p.key.NS)
+	if p.space.paths--; p.space.paths == 0 && p.key.NS != c.set.HostNS {
+		delete(c.spaces, p.key.NS)
+	}
+	if len(p.endpoint.paths) == 0 {
+		delete(c.endpoints, p.endpoint.addr)
+	}
+}
+
+func (k *conn) setWaiting(w bool) {
+	if w == k.waiting {
+		return
+	}
+	k.waiting = w
+	if w {
+		k.path.waiting++
+		return
+	}
+	k.path.waiting--
+	k.unanswered, k.runs, k.aliveAfter, k.told = 0, 0, 0, false
+}
+
+// takeSample brings one look at a connection to account.
+func (c *Core) takeSample(s *Sample) {
+	k := c.conns[s.Key]
+	if k == nil {
+		return
+	}
+	now := c.now
+	k.state, k.rtt = s.State, s.RTT
+	lastTx := now - s.LastDataSent
+	if s.State == SynSent {
+		// Nothing was ever heard; the SYN itself is what waits.
+		if !k.waiting {
+			k.waitFrom, k.base = k.first, 0
+			k.runs = 1
+			k.setWaiting(true)
+		}
+		if n := 1 + int(s.TotalRetrans); n > k.unanswered {
+			c.transmitted(k, n-k.unanswered, max(lastTx, k.waitFrom))
+		}
+		k.sampled = true
+		return
+	}
+	newlyHeard := !k.sampled || s.SegsIn != k.segsIn || s.BytesReceived != k.bytesIn
+	if newlyHeard {
+		c.heard(k, s)
+	}
+	unanswered := 0
+	switch {
+	case s.State != Established:
+	case s.Timer == ZeroWindowTimer || s.Timer == KeepaliveTimer && s.Unacked == 0:
+		unanswered = int(s.Retrans) // the kernel's count of unanswered probes
+	case s.Unacked > 0:
+		unanswered = 1 + int(s.TotalRetrans-k.base)
+	}
+	switch {
+	case unanswered == 0:
+		k.setWaiting(false)
+	case !k.waiting:
+		k.setWaiting(true)
+		k.runs = 1
+		k.unanswered = unanswered
+		// The first of them went out before the repetitions did, which the
+		// kernel keeps rtoMin apart (a loss probe may come sooner).
+		k.lastTx = lastTx
+		if s.Timer != RetransmitTimer {
+			k.lastTx = now // probes leave no time behind: the latest is assumed
+		}
+		k.waitFrom = max(k.heard, k.lastTx-time.Duration(max(0, unanswered-2))*rtoMin)
+	case unanswered > k.unanswered:
+		if s.Timer != RetransmitTimer {
+			lastTx = now
+		}
+		c.transmitted(k, unanswered-k.unanswered, lastTx)
+	}
+	// A reply that does not come, while TCP is fine.
+	if s.Unacked == 0 && s.LastDataSent < s.LastDataRecv && s.State == Established {
+		if k.asleep == 0 {
+			k.asleep = max(1, lastTx)
+		}
+	} else {
+		k.asleep = 0
+	}
+	k.sampled = true
+}
+
+// transmitted records n more unanswered transmissions, the last at lastTx.
+func (c *Core) transmitted(k *conn, n int, lastTx time.Duration) {
+	if k.aliveAfter != 0 && lastTx >= k.aliveAfter {
+		// Something got through in between: a burst would have ended there.
+		k.runs++
+		k.aliveAfter = 0
+	}
+	k.unanswered += n
+	k.lastTx = max(k.lastTx, lastTx)
+}
+
+// heard records that segments of the peer have arrived.
+func (c *Core) heard(k *conn, s *Sample) {
+	at := min(c.now, max(k.heard, c.now-min(s.LastAckRecv, s.LastDataRecv)))
+	l := &k.path.endpoint.loss
+	base := s.TotalRetrans
+	if k.sampled {
+		if k.waiting {
+			l.stallEnded(k.unanswered - 1)
+		}
+		l.answered(float64(s.DataSegsOut-k.baseOut), float64(s.TotalRetrans-k.base))
+	} else if s.Timer == RetransmitTimer {
+		// Stalled before we came: its present timeouts, as far as something was
+		// really sent at them.
+		base -= min(uint32(s.Retrans), s.TotalRetrans)
+	}
+	if s.BytesReceived > k.bytesIn {
+		k.path.endpoint.received = max(k.path.endpoint.received, at)
+	}
+	k.setWaiting(false)
+	k.heard, k.base, k.baseOut = at, base, s.DataSegsOut
+	k.segsIn, k.bytesIn = s.SegsIn, s.BytesReceived
+	k.path.heard = max(k.path.heard, at)
+	if k.reap == reapOver || k.reap == reapQueued {
+		// Whatever was thought of it, it lives. A reap that was asked for is
+		// taken back by the last look, since SegsIn has changed.
+		k.reap = notReaping
+	}
+}
+
+// hash spreads things evenly and the same way in every run.
+func hash(parts ...uint64) uint64 {
+	h := fnv.New64a()
+	var b [8]byte
+	for _, p := range parts {
+		for i := range b {
+			b[i] = byte(p >> (8 * i))
+		}
+		h.Write(b[:])
+	}
+	return h.Sum64()
+}
+
+func (c *Core) event(e Event) {
+	e.At = c.now
+	c.out.Events = append(c.out.Events, e)
+}
+
+// wake asks for a step at t at the latest.
+func (c *Core) wake(t time.Duration) {
+	t = max(t, c.now+time.Millisecond)
+	if c.out.Wake == 0 || t < c.out.Wake {
+		c.out.Wake = t
+	}
+}

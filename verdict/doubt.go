@@ -1,0 +1,113 @@
+package verdict
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The reasons for doubt.
+const (
+	doubtLink    = "link down"
+	doubtGateway = "gateway silent"
+	doubtOthers  = "other connections stall too"
+	doubtLate    = "own loop late"
+)
+
+// doubtFor is how long a doubt lasts that is neither renewed nor contradicted.
+const doubtFor = 3 * time.Second
+
+func (s *space) setDoubt(reason string, holds bool, now, expires time.Duration, detail string) {
+	d, had := s.doubts[reason]
+	switch {
+	case !holds:
+		delete(s.doubts, reason)
+		return
+	case !had:
+		d.since = now
+	}
+	d.expires, d.detail = expires, detail
+	s.doubts[reason] = d
+}
+
+func (c *Core) takeLate(late time.Duration) {
+	if late <= lateStep {
+		return
+	}
+	c.lateUntil = c.now + lateGrace
+	for _, s := range c.spaces {
+		s.setDoubt(doubtLate, true, c.now, c.lateUntil, fmt.Sprintf("a step came %v late", ms(late)))
+	}
+}
+
+func (c *Core) takeNextHop(n *NextHop) {
+	s := c.space(n.Path.NS)
+	s.setDoubt(doubtLink, n.LinkDown, c.now, c.now+doubtFor, n.Detail)
+	if n.Gateway != NeighbourUnknown {
+		s.setDoubt(doubtGateway, n.Gateway == Silent, c.now, c.now+doubtFor, n.Detail)
+	}
+	if e := c.endpoints[n.Path.Endpoint]; e != nil {
+		if p := e.paths[n.Path.NS]; p != nil {
+			p.hop = *n
+		}
+	}
+}
+
+func (c *Core) takeOthers(o *Others) {
+	c.space(o.NS).setDoubt(doubtOthers, o.Heard == 0 && o.Stalled > 0, c.now, c.now+doubtFor,
+		fmt.Sprintf("%d connections elsewhere wait for an answer and none was heard for %v", o.Stalled, ms(o.Window)))
+}
+
+// doubtful says whether reaping in s is held back now.
+func (c *Core) doubtful(s *space) bool {
+	if len(s.doubts) > 0 {
+		return true
+	}
+	host := c.spaces[c.set.HostNS]
+	return host != nil && host != s && len(host.doubts) > 0
+}
+
+// clearSince is when the last doubt about s ended: what was silent before that
+// proves nothing.
+func (c *Core) clearSince(s *space) time.Duration {
+	t := s.clear
+	if host := c.spaces[c.set.HostNS]; host != nil {
+		t = max(t, host.clear)
+	}
+	return t
+}
+
+// settleDoubts ends doubts that nobody renewed, and tells of beginnings and ends.
+func (c *Core) settleDoubts() {
+	for _, s := range c.spaces {
+		for reason, d := range s.doubts {
+			if c.now >= d.expires {
+				delete(s.doubts, reason)
+			} else {
+				c.wake(d.expires)
+			}
+		}
+		switch {
+		case len(s.doubts) > 0 && !s.told:
+			s.told = true
+			c.event(Event{Type: GuardDoubt, Path: PathKey{NS: s.ns}, Text: "reaping is held back: " + s.doubtText()})
+		case len(s.doubts) == 0 && s.told:
+			s.told = false
+			s.clear = c.now
+			c.event(Event{Type: GuardDoubtOver, Path: PathKey{NS: s.ns}, Text: "reaping goes on, every silence is measured anew from now"})
+		}
+	}
+}
+
+func (s *space) doubtText() string {
+	var parts []string
+	for reason, d := range s.doubts {
+		if d.detail != "" {
+			reason += " (" + d.detail + ")"
+		}
+		parts = append(parts, reason)
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, "; ")
+}

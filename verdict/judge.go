@@ -1,0 +1,377 @@
+package verdict
+
+import (
+	"slices"
+	"time"
+)
+
+// judge applies the rules to one endpoint.
+func (c *Core) judge(e *endpoint) {
+	e.loss.decay(c.now)
+	e.refill(c.now, c.set.ProbesPerSecond)
+	e.forgetProbes(c.now)
+	for _, ns := range sortedNS(e.paths) {
+		c.judgePath(e.paths[ns])
+	}
+	c.poolDown(e)
+	c.judgeFrozen(e)
+	c.askProbe(e)
+}
+
+func sortedNS(m map[NS]*path) []NS {
+	keys := make([]NS, 0, len(m))
+	for ns := range m {
+		keys = append(keys, ns)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// window is how long an answer is waited for before a transmission to e counts
+// as unanswered.
+func (c *Core) window(e *endpoint) time.Duration {
+	w := min(max(4*e.rtt, answerMin), answerMax)
+	return min(w, c.set.DownAfter/2)
+}
+
+// silence is what is unanswered on a path.
+type silence struct {
+	waiting     int           // connections with something unanswered for longer than is usual
+	unanswered  int           // their transmissions
+	start       time.Duration // first of them
+	lastTx      time.Duration // last of them that has had time to be answered
+	newestTx    time.Duration // last of them
+	probes      int           // unanswered probes
+	probeStart  time.Duration // first of them
+	probeLast   time.Duration // last of them
+	detail      string
+	alive       int // alive probes since start
+	contradicts bool
+}
+
+// survey collects what is unanswered on p, and puts down what is heard.
+func (c *Core) survey(p *path) silence {
+	var s silence
+	window := c.window(p.endpoint)
+	if p.waiting > 0 {
+		for _, k := range p.conns {
+			if !k.waiting || !k.late(c.now) {
+				continue
+			}
+			s.waiting++
+			s.unanswered += k.unanswered
+			if s.start == 0 || k.waitFrom < s.start {
+				s.start = k.waitFrom
+			}
+			s.newestTx = max(s.newestTx, k.lastTx)
+			if c.now-k.lastTx >= max(window, 2*k.rtt) {
+				s.lastTx = max(s.lastTx, k.lastTx)
+			}
+		}
+	}
+	return s
+}
+
+// late says whether k has waited longer than an answer usually takes.
+func (k *conn) late(now time.Duration) bool {
+	return k.unanswered >= 2 || now-k.waitFrom >= max(lateAnswer, 4*k.rtt)
+}
+
+// addProbes adds the probes since the silence began. Other namespaces' probes
+// count as well as long as nothing that was heard elsewhere contradicts them:
+// there are too many namespaces on a node to probe from each.
+func (c *Core) addProbes(p *path, s *silence) {
+	e := p.endpoint
+	floor := max(p.heard, c.clearSince(p.space))
+	own := false
+	for i := range e.probes {
+		pr := &e.probes[i]
+		if pr.Path.NS == p.key.NS && pr.Started >= max(floor, s.start) && pr.Outcome != CouldNotTell {
+			own = true
+		}
+	}
+	for _, q := range e.paths {
+		if q != p && q.heard > max(floor, s.start) {
+			s.contradicts = true
+		}
+	}
+	// The last probe that got through, if any, is where the silence begins.
+	for i := range e.probes {
+		pr := &e.probes[i]
+		mine := pr.Path.NS == p.key.NS
+		if pr.Outcome != Alive && pr.Outcome != Unresponsive {
+			continue
+		}
+		if pr.Started > max(floor, s.start) {
+			s.alive++
+			if !mine {
+				s.contradicts = true
+			}
+		}
+		if mine || !own {
+			floor = max(floor, pr.Started)
+		}
+	}
+	window := c.window(e)
+	for i := range e.probes {
+		pr := &e.probes[i]
+		q := e.paths[pr.Path.NS]
+		mine := q == p
+		if !pr.unanswered(c.now, window) || pr.Started < floor || q == nil || !q.baseline || s.contradicts && !mine {
+			continue
+		}
+		s.probes++
+		if s.probeStart == 0 {
+			s.probeStart = pr.Started
+		}
+		s.probeLast = max(s.probeLast, pr.Started)
+		s.detail = pr.Outcome.String()
+		if pr.Detail != "" {
+			s.detail += " (" + pr.Detail + ")"
+		}
+	}
+	s.start = max(s.start, floor)
+}
+
+// unanswered says whether the probe is evidence of silence.
+func (p *Probe) unanswered(now, window time.Duration) bool {
+	return p.Outcome == Dead || p.Outcome == Refused || p.Outcome == Pending && now-p.Started >= window
+}
+
+// judgePath applies the flow and the down rule.
+func (c *Core) judgePath(p *path) {
+	e := p.endpoint
+	if p.down {
+		if p.heard > p.downAt || e.rise >= riseProbes {
+			c.up(p)
+		} else {
+			c.out.Suspects = append(c.out.Suspects, p.key)
+			c.reapPath(p)
+			return
+		}
+	}
+	s := c.survey(p)
+	c.addProbes(p, &s)
+	if s.waiting == 0 && s.probes == 0 {
+		if p.suspect != 0 {
+			c.event(Event{Type: EndpointUp, Path: p.key, Text: "answers again, was only suspect", Took: c.now - p.suspect})
+			p.suspect = 0
+		}
+		return
+	}
+	c.out.Suspects = append(c.out.Suspects, p.key)
+	c.askNextHop(p)
+	c.tellStalled(p)
+	if s.probes > 0 && p.suspect == 0 {
+		p.suspect = c.now
+		c.event(Event{Type: EndpointSuspect, Path: p.key, Text: "a probe is unanswered: " + s.detail})
+	}
+	if c.doubtful(p.space) {
+		return
+	}
+	c.flowRule(p, &s)
+	c.downRule(p, &s)
+}
+
+// tellStalled reports connections that retransmit without an answer.
+func (c *Core) tellStalled(p *path) {
+	for _, k := range p.conns {
+		if k.waiting && !k.told && k.state == Established && k.unanswered >= 2 {
+			k.told = true
+			c.event(Event{Type: ConnectionStalled, Path: p.key, Key: k.key, Text: "data is unacknowledged and retransmitting", Took: c.now - k.waitFrom})
+		}
+	}
+}
+
+// flowRule finds connections whose own flow is broken while the endpoint is fine.
+func (c *Core) flowRule(p *path, s *silence) {
+	e := p.endpoint
+	loss, burst := e.loss.p(), max(e.loss.b(), minFlowBurst)
+	for _, k := range p.conns {
+		if !k.waiting || k.state != Established || k.reap != notReaping {
+			continue
+		}
+		quiet := c.now - max(k.waitFrom, k.heard, c.clearSince(p.space))
+		if k.runs < 2 || k.aliveAfter == 0 || quiet < c.set.MinSilence {
+			continue
+		}
+		l := likelihood(loss, burst, k.unanswered, k.runs)
+		if l > e.loss.surely() || !c.nextHopKnown(p, k.waitFrom) {
+			continue
+		}
+		c.condemn(k, Evidence{
+			Rule: RuleFlow, Kinds: Stall | ProbeSay, Since: k.waitFrom, Silence: quiet, Waiting: 1,
+			Unanswered: k.unanswered, ProbesAlive: s.alive, Loss: loss, Burst: burst, Likelihood: l, NextHop: p.hop.Detail,
+		}, PolicyReap, 1)
+	}
+}
+
+// downRule finds that nothing answers any more.
+func (c *Core) downRule(p *path, s *silence) {
+	e := p.endpoint
+	kinds := Stall | ProbeSay
+	needProbes := 1
+	start := s.start
+	if s.waiting == 0 {
+		// Idle connections only: what probes say is all there is.
+		kinds, needProbes = ProbeSay, 3
+		start = max(start, s.probeStart)
+	} else if s.unanswered < 2 {
+		return
+	}
+	window := c.window(e)
+	due := start + c.set.DownAfter
+	if s.probes < needProbes {
+		c.wake(due - window)
+		return
+	}
+	if c.now < due {
+		c.wake(due)
+		return
+	}
+	// The silence is as long as its last witness says: a transmission near the
+	// end of it that has had its time to be answered.
+	if max(s.lastTx, s.probeLast) < due-window {
+		return
+	}
+	n := s.unanswered + s.probes
+	loss, burst := e.loss.p(), e.loss.b()
+	l := likelihood(loss, burst, n, 1)
+	if l > e.loss.surely() || !c.nextHopKnown(p, start) {
+		return
+	}
+	c.down(p, Evidence{
+		Rule: RuleDown, Kinds: kinds, Since: start, Silence: c.now - start, Waiting: s.waiting, Unanswered: n,
+		ProbesUnanswered: s.probes, ProbeDetail: s.detail, Loss: loss, Burst: burst, Likelihood: l, NextHop: p.hop.Detail,
+	})
+}
+
+func (c *Core) down(p *path, ev Evidence) {
+	e := p.endpoint
+	p.down, p.downAt, p.evidence = true, c.now, ev
+	e.rise, e.gap = 0, probeGap*5
+	c.event(Event{Type: EndpointDown, Path: p.key, Text: ev.String(), Evidence: &ev})
+	c.reapPath(p)
+}
+
+func (c *Core) up(p *path) {
+	p.down = false
+	p.suspect = 0
+	c.event(Event{Type: EndpointUp, Path: p.key, Text: "answers again", Took: c.now - p.evidence.Since})
+	for _, k := range p.conns {
+		if k.reap == reapQueued {
+			k.reap = notReaping
+		}
+	}
+}
+
+// poolDown extends what one path has shown to those on which nothing can show,
+// because their connections are all idle or no probe was made from there.
+func (c *Core) poolDown(e *endpoint) {
+	var by *path
+	for _, ns := range sortedNS(e.paths) {
+		if p := e.paths[ns]; p.down && p.evidence.Kinds.Count() > 1 && (by == nil || p.downAt < by.downAt) {
+			by = p
+		}
+	}
+	if by == nil {
+		return
+	}
+	for _, ns := range sortedNS(e.paths) {
+		q := e.paths[ns]
+		if q.down || q.heard > by.evidence.Since || c.doubtful(q.space) || q.outcome == Alive && q.probed > by.evidence.Since {
+			continue
+		}
+		if c.clearSince(q.space) > by.evidence.Since {
+			continue
+		}
+		c.down(q, by.evidence)
+	}
+}
+
+// reapPath condemns all connections of a path that is down.
+func (c *Core) reapPath(p *path) {
+	for _, k := range p.conns {
+		if k.reap != notReaping {
+			continue
+		}
+		ev := p.evidence
+		switch k.state {
+		case Established:
+			if k.heard > ev.Since || k.first > p.downAt {
+				// Heard since, or made since: then it is not part of the
+				// silence. What is heard brings the endpoint up soon.
+				continue
+			}
+		case SynSent:
+			// One that was made since is given the time of one more SYN.
+			age := c.now - k.first
+			if k.first > p.downAt && (age < rtoMin*5 || p.endpoint.lastUnanswered(c.now, c.window(p.endpoint)) < k.first) {
+				c.wake(k.first + rtoMin*5)
+				continue
+			}
+			if k.first > p.downAt {
+				ev = Evidence{Rule: RuleSyn, Kinds: ev.Kinds | Stall, Since: k.first, Silence: age, Waiting: 1, Unanswered: k.unanswered, ProbesUnanswered: 1, ProbeDetail: ev.ProbeDetail}
+			}
+		default:
+			continue
+		}
+		c.condemn(k, ev, c.set.OnDown, len(p.conns))
+	}
+}
+
+// lastUnanswered is when the last unanswered probe was started.
+func (e *endpoint) lastUnanswered(now, window time.Duration) (at time.Duration) {
+	for i := range e.probes {
+		if e.probes[i].unanswered(now, window) {
+			at = max(at, e.probes[i].Started)
+		}
+	}
+	return at
+}
+
+// judgeFrozen finds endpoints whose kernel answers while the process does not.
+func (c *Core) judgeFrozen(e *endpoint) {
+	if e.frozenSince == 0 {
+		return
+	}
+	if e.received > e.frozenSince {
+		c.thaw(e)
+		return
+	}
+	probes, detail := 0, ""
+	for i := range e.probes {
+		if e.probes[i].Outcome == Unresponsive && e.probes[i].Started >= e.frozenSince {
+			probes++
+			detail = e.probes[i].Detail
+		}
+	}
+	if c.now-e.frozenSince < c.set.DownAfter || probes < 2 {
+		return
+	}
+	ev := Evidence{Rule: RuleUnresponsive, Kinds: ProbeSay, Since: e.frozenSince, Silence: c.now - e.frozenSince, ProbesUnanswered: probes, ProbeDetail: detail}
+	for _, ns := range sortedNS(e.paths) {
+		p := e.paths[ns]
+		if !e.frozenTold {
+			c.event(Event{Type: EndpointDown, Path: p.key, Text: ev.String(), Evidence: &ev})
+		}
+		if c.set.OnUnresponsive != PolicyReap || c.doubtful(p.space) {
+			continue
+		}
+		for _, k := range p.conns {
+			if k.state == Established && k.reap == notReaping && k.first < e.frozenSince {
+				c.condemn(k, ev, PolicyReap, len(p.conns))
+			}
+		}
+	}
+	e.frozenTold = true
+}
+
+func (c *Core) thaw(e *endpoint) {
+	if e.frozenTold {
+		for _, ns := range sortedNS(e.paths) {
+			c.event(Event{Type: EndpointUp, Path: e.paths[ns].key, Text: "replies again", Took: c.now - e.frozenSince})
+		}
+	}
+	e.frozenSince, e.frozenTold, e.gap = 0, false, 0
+}

@@ -1,0 +1,98 @@
+package verdict
+
+import (
+	"math"
+	"time"
+)
+
+// loss estimates how lossy a path is from transmissions of the last minutes.
+//
+// p is the share of transmissions that had to be repeated, b the share of
+// unanswered repetitions that were followed by one more: 0 when losses come
+// alone, near 1 when they come in bursts. Both are averages with a prior:
+// priorTx transmissions of which half a one was lost, so that nobody is taken
+// for clean before some hundred transmissions were seen to arrive.
+type loss struct {
+	tx, lost          float64 // transmissions, and those that were repetitions
+	trials, continued float64 // repetitions in stalls that ended well, and those followed by one more
+	at                time.Duration
+}
+
+const (
+	priorTx   = 50
+	priorLost = 0.5
+	// priorTrials weighs the assumption that losses come alone.
+	priorTrials = 2
+	// lossHalfLife: what a path was like some minutes ago says little.
+	lossHalfLife = time.Minute
+	// minFlowBurst: one flow may have a path of its own (ECMP), about whose
+	// bursts the others know nothing; assume that every second loss brings
+	// another.
+	minFlowBurst = 0.5
+	// surely is the logarithm of the probability below which a silence is no
+	// accident, one in ten million; on a path that is lossy anyway, where the
+	// kernel's own retransmissions do the rest and a false verdict costs a
+	// second one soon, one in ten thousand million.
+	lossyFrom    = 0.02
+	ln10         = 2.302585092994046
+	surelyClean  = -7 * ln10
+	surelyLossy  = -10 * ln10
+	maxLossShare = 0.95
+)
+
+// decay forgets, so that the numbers describe the last minutes.
+func (l *loss) decay(now time.Duration) {
+	if dt := now - l.at; dt > time.Second {
+		f := math.Exp2(-float64(dt) / float64(lossHalfLife))
+		l.tx *= f
+		l.lost *= f
+		l.trials *= f
+		l.continued *= f
+		l.at = now
+	}
+}
+
+// answered records tx transmissions, lost of which were repetitions, on a
+// connection that was heard after them.
+func (l *loss) answered(tx, lost float64) {
+	l.tx += tx
+	l.lost += lost
+}
+
+// stallEnded records a stall of k repetitions that ended well.
+func (l *loss) stallEnded(k int) {
+	if k > 0 {
+		l.trials += float64(k)
+		l.continued += float64(k - 1)
+	}
+}
+
+// p is the probability that a transmission is not answered.
+func (l *loss) p() float64 {
+	return min(maxLossShare, (l.lost+priorLost)/(l.tx+priorTx))
+}
+
+// b is the probability that a transmission is not answered if the one before it
+// was not.
+func (l *loss) b() float64 {
+	p := l.p()
+	return min(maxLossShare, max(p, (l.continued+priorTrials*p)/(l.trials+priorTrials)))
+}
+
+// surely is the likelihood below which a silence is taken for a fact.
+func (l *loss) surely() float64 {
+	if l.p() >= lossyFrom {
+		return surelyLossy
+	}
+	return surelyClean
+}
+
+// likelihood is the logarithm of the probability that n transmissions in runs
+// stretches, between which something got through, are all lost by accident.
+func likelihood(p, b float64, n, runs int) float64 {
+	if n <= 0 {
+		return 0
+	}
+	runs = max(1, min(runs, n))
+	return float64(runs)*math.Log(p) + float64(n-runs)*math.Log(b)
+}

@@ -1,0 +1,281 @@
+package verdict
+
+import "time"
+
+func (e *endpoint) refill(now time.Duration, perSecond float64) {
+	e.tokens = min(probeBurst, e.tokens+(now-e.tokAt).Seconds()*perSecond)
+	e.tokAt = now
+}
+
+// forgetProbes drops probes that no rule looks at any more.
+func (e *endpoint) forgetProbes(now time.Duration) {
+	const keep = 30 * time.Second // well above the longest DownAfter in use
+	n := 0
+	for _, p := range e.probes {
+		if now-p.Started < keep {
+			e.probes[n] = p
+			n++
+		}
+	}
+	e.probes = e.probes[:n]
+}
+
+// takeProbe brings the start or the end of a probe to account.
+func (c *Core) takeProbe(pr *Probe) {
+	e := c.endpoints[pr.Path.Endpoint]
+	if e == nil {
+		return
+	}
+	known := false
+	for i := range e.probes {
+		if e.probes[i].ID == pr.ID {
+			e.probes[i], known = *pr, true
+		}
+	}
+	if !known {
+		e.probes = append(e.probes, *pr)
+	}
+	p := e.paths[pr.Path.NS]
+	if p != nil {
+		p.probed = max(p.probed, pr.Started)
+		if pr.Outcome != Pending {
+			p.outcome = pr.Outcome
+		}
+	}
+	switch pr.Outcome {
+	case Alive:
+		e.rise++
+		if took := pr.Ended - pr.Started; e.rtt == 0 {
+			e.rtt = took
+		} else {
+			e.rtt += (took - e.rtt) / 8 // as TCP smooths its RTT (RFC 6298)
+		}
+		if p != nil {
+			p.baseline = true
+		}
+		if e.frozenSince != 0 && pr.Started > e.frozenSince {
+			c.thaw(e)
+		}
+		for _, q := range e.paths {
+			if q != p && (q.outcome == Dead || q.outcome == Refused) {
+				continue // from there it is known not to work
+			}
+			for _, k := range q.conns {
+				if k.waiting && pr.Started >= k.lastTx {
+					k.aliveAfter = pr.Ended
+				}
+			}
+		}
+	case Unresponsive:
+		e.rise = 0
+		if e.frozenSince == 0 {
+			e.frozenSince = pr.Started
+		}
+	case Dead, Refused:
+		e.rise = 0
+	}
+}
+
+// askProbe asks for at most one probe of e, from the path that needs one most.
+func (c *Core) askProbe(e *endpoint) {
+	pending := 0
+	for i := range e.probes {
+		if e.probes[i].Outcome == Pending {
+			pending++
+		}
+	}
+	if pending >= maxPending {
+		return
+	}
+	var want *path
+	reserve := false // may use the last token
+	for _, ns := range sortedNS(e.paths) {
+		p := e.paths[ns]
+		need, urgent := c.needsProbe(p)
+		if !need {
+			continue
+		}
+		// First the urgent ones, then whoever has not probed for longest.
+		if want == nil || urgent && !reserve || urgent == reserve && p.probed < want.probed {
+			want, reserve = p, urgent
+		}
+	}
+	if want == nil {
+		return
+	}
+	if next := e.asked + probeGap; c.now < next {
+		c.wake(next)
+		return
+	}
+	if e.tokens < 1 || e.tokens < 2 && !reserve {
+		short := 1 - e.tokens
+		if !reserve {
+			short++
+		}
+		c.wake(c.now + time.Duration(short/c.set.ProbesPerSecond*float64(time.Second)))
+		return
+	}
+	e.tokens--
+	e.asked = c.now
+	want.probed = c.now
+	c.out.Probe = append(c.out.Probe, want.key)
+}
+
+// needsProbe says whether a probe from p would tell something now, and whether a
+// verdict waits for it.
+func (c *Core) needsProbe(p *path) (need, urgent bool) {
+	e := p.endpoint
+	if p.down {
+		// Is it back? Slower and slower, and not all nodes of a fleet at once.
+		jitter := 0.75 + float64(hash(uint64(c.set.HostNS), uint64(p.key.NS), uint64(e.addr.Port()))%512)/1024
+		if at := e.asked + time.Duration(float64(e.gap)*jitter); c.now < at {
+			c.wake(at)
+			return false, false
+		}
+		e.gap = min(2*e.gap, downProbeMax)
+		return true, false
+	}
+	s := c.survey(p)
+	c.addProbes(p, &s)
+	if s.waiting > 0 || s.probes > 0 {
+		start := s.start
+		if s.waiting == 0 {
+			start = max(start, s.probeStart)
+		}
+		// The witness at the end of DownAfter.
+		at := start + c.set.DownAfter - c.window(e)
+		switch {
+		case p.probed < at && c.now >= at:
+			return true, true
+		case c.now < at:
+			c.wake(at)
+		}
+		// One after each transmission, to see whether only this flow is silent;
+		// not while one is under way that may still be answered.
+		if s.newestTx > 0 && p.probed <= s.newestTx || s.newestTx == 0 && c.now-p.probed >= c.set.DownAfter/4 {
+			return true, false
+		}
+		if c.now-p.probed >= 500*time.Millisecond {
+			return true, false
+		}
+		c.wake(p.probed + 500*time.Millisecond)
+		return false, false
+	}
+	return c.quiet(p), false
+}
+
+// quiet says whether data was sent and acknowledged on p, but nothing received on
+// the whole endpoint since: a blocking command, or a frozen server.
+func (c *Core) quiet(p *path) bool {
+	e := p.endpoint
+	since := time.Duration(0)
+	for _, k := range p.conns {
+		if k.asleep != 0 && (since == 0 || k.asleep < since) {
+			since = k.asleep
+		}
+	}
+	if since == 0 || e.received > since {
+		e.gap = 0
+		return false
+	}
+	if c.now-since < quietAfter {
+		c.wake(since + quietAfter)
+		return false
+	}
+	gap := max(e.gap, quietAfter/2)
+	if e.frozenSince != 0 {
+		gap = quietAfter / 2 // the verdict is near
+	}
+	if at := e.asked + gap; c.now < at {
+		c.wake(at)
+		return false
+	}
+	e.gap = min(2*gap, quietMax)
+	return true
+}
+
+// baselines asks for the rare probes of healthy paths: without one that has
+// succeeded, a later failure says nothing. At most one a second and node, and
+// three paths of an endpoint.
+func (c *Core) baselines() {
+	if c.now < c.nextBaseline {
+		c.wake(c.nextBaseline)
+		return
+	}
+	const places = 3
+	var want *path
+	for _, e := range c.endpoints {
+		have := 0
+		for _, p := range e.paths {
+			if p.baseline && c.now-p.probed < c.set.Baseline {
+				have++
+			}
+		}
+		if have >= min(places, len(e.paths)) || c.now < e.asked+probeGap || e.tokens < 2 {
+			continue
+		}
+		for _, p := range e.paths {
+			if p.down || p.suspect != 0 || p.probed != 0 && c.now-p.probed < min(c.set.Baseline, time.Minute) || !p.established() {
+				continue
+			}
+			if want == nil || p.probed < want.probed || p.probed == want.probed && less(p.key, want.key) {
+				want = p
+			}
+		}
+	}
+	if want == nil {
+		return
+	}
+	want.endpoint.tokens--
+	want.endpoint.asked = c.now
+	want.probed = c.now
+	c.nextBaseline = c.now + time.Second
+	c.out.Probe = append(c.out.Probe, want.key)
+}
+
+func less(a, b PathKey) bool {
+	if x := a.Endpoint.Compare(b.Endpoint); x != 0 {
+		return x < 0
+	}
+	return a.NS < b.NS
+}
+
+func (p *path) established() bool {
+	for _, k := range p.conns {
+		if k.state == Established {
+			return true
+		}
+	}
+	return false
+}
+
+// askNextHop asks for a look at the way out, of the namespace and of the host,
+// while p is suspect.
+func (c *Core) askNextHop(p *path) {
+	if c.now-p.hopAsked < nextHopWait && p.hopAsked != 0 {
+		return
+	}
+	p.hopAsked = c.now
+	c.out.NextHop = append(c.out.NextHop, p.key)
+	if p.key.NS != c.set.HostNS {
+		c.out.NextHop = append(c.out.NextHop, PathKey{c.set.HostNS, p.key.Endpoint})
+	}
+	s := c.survey(p)
+	if s.waiting > 0 && c.now-p.space.others >= time.Second {
+		p.space.others = c.now
+		c.out.Others = append(c.out.Others, OthersWanted{NS: p.key.NS, Since: s.start})
+	}
+}
+
+// nextHopKnown says whether the way out was looked at during the silence, or
+// whether there has been no answer about it for long enough to go on without.
+func (c *Core) nextHopKnown(p *path, since time.Duration) bool {
+	if p.hop.At >= since && c.now-p.hop.At <= nextHopFresh+nextHopWait {
+		return true
+	}
+	if p.hopAsked != 0 && c.now-since >= c.set.MinSilence+3*nextHopWait {
+		return true
+	}
+	c.wake(c.now + 50*time.Millisecond)
+	return false
+}

@@ -1,0 +1,94 @@
+package verdict
+
+import "time"
+
+// Policy says what to do about the connections to an endpoint in some state.
+type Policy string
+
+// The policies: end the connections, only tell, or not even that.
+const (
+	PolicyReap   Policy = "reap"
+	PolicySignal Policy = "signal"
+	PolicyIgnore Policy = "ignore"
+)
+
+// Settings are the numbers that decisions depend on. All must be set.
+type Settings struct {
+	// HostNS is the host's namespace, through whose uplink the others reach the
+	// world.
+	HostNS NS
+	// DownAfter is how long an endpoint must have been silent to be down.
+	DownAfter time.Duration
+	// MinSilence is how long a single flow must have been silent to be broken.
+	MinSilence time.Duration
+	// Rate is how many connections may be reaped per second, Burst how many at
+	// once.
+	Rate  float64
+	Burst int
+	// MaxShare is the share of the node's tracked connections that evidence of
+	// one kind alone may reap in a minute, once there are more than
+	// BreakerFloor of them.
+	MaxShare float64
+	// Spread is the widest window over which the reaps of one endpoint are
+	// spread. It is used in full from SpreadFull connections on.
+	Spread time.Duration
+	// ProbesPerSecond is the cap per endpoint, with a burst of probeBurst.
+	ProbesPerSecond float64
+	// Baseline is how often a path of a healthy endpoint is probed, so that a
+	// later failure means something.
+	Baseline       time.Duration
+	OnDown         Policy
+	OnUnresponsive Policy
+}
+
+// The constants behind the rules, each with its reason.
+const (
+	// BreakerFloor: with fewer connections a share means nothing (design.md,
+	// safety promise 4).
+	BreakerFloor = 20
+	// SpreadFull: Redis accepts some 10,000 connections a second and core
+	// without TLS; a tenth of that leaves it room to work.
+	SpreadFull = 1000
+	// breakerWindow is the minute of safety promise 4.
+	breakerWindow = time.Minute
+	// lateAnswer makes a connection suspect: an acknowledgement may be delayed
+	// by up to 40 ms (TCP_DELACK_MIN; 200 ms is rare), a loss probe goes out
+	// after some 220 ms (facts.md). Slower paths get four round trips more.
+	lateAnswer = 150 * time.Millisecond
+	// answerMin and answerMax bound the time that an answer is waited for
+	// before a transmission counts as unanswered; in between it is four of the
+	// probe's usual round trips.
+	answerMin = 100 * time.Millisecond
+	answerMax = time.Second
+	// rtoMin is TCP_RTO_MIN, the least time between two retransmissions.
+	rtoMin = 200 * time.Millisecond
+	// probeBurst: a broken flow takes two probes, one before and one after a
+	// retransmission; one more for the end of DownAfter is kept in reserve.
+	probeBurst = 4
+	// probeGap is the least time between two probes of one endpoint.
+	probeGap = 100 * time.Millisecond
+	// maxPending bounds the probes under way per endpoint.
+	maxPending = 3
+	// downProbeMax is the slowest pace of probing an endpoint that is down.
+	downProbeMax = 5 * time.Second
+	// riseProbes is how many probes in a row must succeed to bring an endpoint
+	// up again when no connection is heard.
+	riseProbes = 2
+	// lateStep is how late our own loop may be before we doubt ourselves, and
+	// lateGrace how long we then look before we judge again.
+	lateStep  = 400 * time.Millisecond
+	lateGrace = time.Second
+	// nextHopFresh is how old a look at the next hop may be to serve as
+	// evidence, nextHopWait how long a decision waits for one.
+	nextHopFresh = time.Second
+	nextHopWait  = 500 * time.Millisecond
+	// quietAfter is how long connections may wait for a reply that is not a
+	// matter of TCP (a blocking command looks the same) before a probe asks.
+	quietAfter = time.Second
+	// quietMax bounds the growing pause between such probes.
+	quietMax = 30 * time.Second
+	// backWithin is how soon a client should be back after a reap.
+	backWithin = 30 * time.Second
+	// maxFailures is how often a failing reap is tried.
+	maxFailures = 3
+)
