@@ -1,0 +1,192 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Neighbour is the state of a neighbour entry after it was asked to prove itself.
+type Neighbour uint8
+
+// The states. The zero value says that there is no such neighbour: no gateway,
+// or an endpoint that is not on our link, or a link without neighbours.
+const (
+	NoNeighbour Neighbour = iota
+	Reachable
+	Silent
+	Unknown
+)
+
+func (n Neighbour) String() string {
+	return [...]string{"none", "reachable", "silent", "unknown"}[min(int(n), 3)]
+}
+
+// NextHop is the state of the way out toward an endpoint.
+type NextHop struct {
+	// Interface toward the endpoint, and whether it has no carrier.
+	Interface string
+	LinkDown  bool
+	// Gateway is the one toward the endpoint, or, where that is on our link, the
+	// default gateway: what else is out there.
+	Gateway Neighbour
+	// Endpoint is the endpoint's own entry if it is on our link.
+	Endpoint Neighbour
+	Detail   string
+}
+
+// neighbourWait is how long a neighbour has to answer. It is asked by the kernel
+// at once and again after one second (retrans_time_ms); a LAN answers within a
+// few milliseconds.
+const neighbourWait = 300 * time.Millisecond
+
+// Way looks at the way out toward addr, in the namespace of the calling thread,
+// which it occupies for up to neighbourWait.
+//
+// An entry that the kernel takes for reachable may be half a minute old, so each
+// is set to NUD_PROBE first: the kernel then asks the neighbour at once, by a
+// unicast ARP or ND request, and goes on using the entry meanwhile. That needs
+// CAP_NET_ADMIN; without it the answer is Unknown.
+func Way(ctx context.Context, addr netip.Addr) (NextHop, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return NextHop{}, fmt.Errorf("cannot look at the way to %v: %w", addr, err)
+	}
+	defer h.Close()
+	if err := h.SetSocketTimeout(2 * time.Second); err != nil {
+		return NextHop{}, fmt.Errorf("cannot look at the way to %v: %w", addr, err)
+	}
+	routes, err := h.RouteGet(net.IP(addr.AsSlice()))
+	if err != nil || len(routes) == 0 {
+		// No route: the application's segments cannot leave either.
+		return NextHop{LinkDown: errors.Is(err, unix.ENETUNREACH), Gateway: Unknown, Detail: fmt.Sprintf("no route to %v: %v", addr, err)}, nil
+	}
+	r := routes[0]
+	link, err := h.LinkByIndex(r.LinkIndex)
+	if err != nil {
+		return NextHop{}, fmt.Errorf("cannot look at the link toward %v: %w", addr, err)
+	}
+	a := link.Attrs()
+	way := NextHop{Interface: a.Name, LinkDown: a.Flags&net.FlagUp == 0 || a.OperState == netlink.OperDown || a.OperState == netlink.OperLowerLayerDown}
+	if way.LinkDown {
+		way.Detail = fmt.Sprintf("%s is down", a.Name)
+		way.Gateway = Unknown
+		return way, nil
+	}
+	if a.Flags&net.FlagLoopback != 0 || a.RawFlags&unix.IFF_NOARP != 0 {
+		way.Detail = a.Name + " has no neighbours"
+		return way, nil
+	}
+	gateway, onLink := r.Gw, net.IP(nil)
+	gwLink := r.LinkIndex
+	if gateway == nil {
+		onLink = net.IP(addr.AsSlice())
+		gateway, gwLink = defaultGateway(h, addr, r.LinkIndex)
+	}
+	asked := []*ask{{ip: gateway, link: gwLink, to: &way.Gateway}, {ip: onLink, link: r.LinkIndex, to: &way.Endpoint}}
+	for _, q := range asked {
+		q.start(h)
+	}
+	deadline := time.Now().Add(neighbourWait)
+	for pending := true; pending && time.Now().Before(deadline) && ctx.Err() == nil; {
+		pending = false
+		for _, q := range asked {
+			pending = q.poll(h) || pending
+		}
+		if pending {
+			select {
+			case <-ctx.Done():
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	}
+	way.Detail = fmt.Sprintf("%s up, gateway %v", a.Name, way.Gateway)
+	if onLink != nil {
+		way.Detail += fmt.Sprintf(", endpoint on link %v", way.Endpoint)
+	}
+	return way, nil
+}
+
+// defaultGateway finds a gateway of the default route over the same link.
+func defaultGateway(h *netlink.Handle, addr netip.Addr, link int) (net.IP, int) {
+	family := netlink.FAMILY_V6
+	if addr.Is4() {
+		family = netlink.FAMILY_V4
+	}
+	routes, err := h.RouteListFiltered(family, &netlink.Route{LinkIndex: link, Dst: nil}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_DST)
+	if err != nil {
+		return nil, 0
+	}
+	for _, r := range routes {
+		if r.Gw != nil {
+			return r.Gw, r.LinkIndex
+		}
+	}
+	return nil, 0
+}
+
+// ask is one neighbour that has to prove itself.
+type ask struct {
+	ip   net.IP
+	link int
+	to   *Neighbour
+}
+
+func (q *ask) start(h *netlink.Handle) {
+	if q.ip == nil {
+		return
+	}
+	*q.to = Unknown
+	n, ok := q.entry(h)
+	if !ok {
+		return // nobody has talked to it lately: nothing to learn from silence
+	}
+	if n.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != 0 {
+		*q.to = Unknown
+		return
+	}
+	if len(n.HardwareAddr) == 0 || n.State&(netlink.NUD_FAILED|netlink.NUD_INCOMPLETE) != 0 {
+		*q.to = Silent // the kernel is asking already, in vain up to now
+		return
+	}
+	n.State = netlink.NUD_PROBE
+	if h.NeighSet(n) != nil {
+		return
+	}
+	*q.to = Silent
+}
+
+// poll looks whether the neighbour has answered; true means not yet.
+func (q *ask) poll(h *netlink.Handle) bool {
+	if q.ip == nil || *q.to != Silent {
+		return false
+	}
+	if n, ok := q.entry(h); ok && n.State&netlink.NUD_REACHABLE != 0 {
+		*q.to = Reachable
+		return false
+	}
+	return true
+}
+
+func (q *ask) entry(h *netlink.Handle) (*netlink.Neigh, bool) {
+	family := netlink.FAMILY_V6
+	if q.ip.To4() != nil {
+		family = netlink.FAMILY_V4
+	}
+	list, err := h.NeighList(q.link, family)
+	if err != nil {
+		return nil, false
+	}
+	for i := range list {
+		if list[i].IP.Equal(q.ip) {
+			return &list[i], true
+		}
+	}
+	return nil, false
+}

@@ -1,0 +1,259 @@
+// Package probe asks, from a network namespace, whether an endpoint is alive
+// (a fresh TCP connection and a PING) and whether the way to it is (the next
+// hop's neighbour entry, the link).
+//
+// The answer about an endpoint has three values: alive, dead, could not tell.
+// Any reply is life, be it an error, a request for a password or a TLS alert.
+// What fails for reasons of our own (descriptors, routes, a policy of this node)
+// is never evidence against an endpoint.
+//
+// A probe must not keep a pod's namespace: its sockets have SO_LINGER {1, 0}, so
+// that closing them leaves nothing behind, and live no longer than the timeouts.
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/redisguard/redisguard/netns"
+)
+
+// Outcome is what a probe found out. The zero value is the careful one.
+type Outcome uint8
+
+// The outcomes.
+const (
+	CouldNotTell Outcome = iota
+	Alive
+	Dead         // no answer to the connection request, or "host unreachable"
+	Refused      // the connection request was reset
+	Unresponsive // connected, but no reply
+)
+
+func (o Outcome) String() string {
+	switch o {
+	case Alive:
+		return "alive"
+	case Dead:
+		return "dead"
+	case Refused:
+		return "refused"
+	case Unresponsive:
+		return "unresponsive"
+	}
+	return "could not tell"
+}
+
+// Config of a probe.
+type Config struct {
+	// Timeout bounds the connection request, and then the reply. It must be
+	// positive.
+	Timeout time.Duration
+	// Mark is set as SO_MARK if it is not 0, which needs CAP_NET_ADMIN: rules of
+	// the node can tell our probes from the workload's connections by it.
+	Mark uint32
+}
+
+// Result of a probe.
+type Result struct {
+	Outcome Outcome
+	// Detail is the reply or the error in a few words.
+	Detail string
+	// Connected is how long the connection took, 0 if there was none.
+	Connected time.Duration
+}
+
+// Endpoint connects to addr from the namespace that the calling thread is in and
+// sends a PING. Use [Open] inside the namespace and [Socket.Run] outside, if the
+// thread should not stay there.
+func Endpoint(ctx context.Context, addr netip.AddrPort, cfg Config) Result {
+	s, err := Open(addr, cfg)
+	if err != nil {
+		return Result{Detail: err.Error()}
+	}
+	return s.Run(ctx)
+}
+
+// Socket is a socket that was made in a namespace for one probe of one endpoint.
+type Socket struct {
+	file *os.File
+	addr netip.AddrPort
+	cfg  Config
+}
+
+// Open makes a socket in the namespace of the calling thread. Run or Close it.
+func Open(addr netip.AddrPort, cfg Config) (*Socket, error) {
+	family := unix.AF_INET6
+	if addr.Addr().Is4() {
+		family = unix.AF_INET
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open a socket for a probe: %w", err)
+	}
+	if err := prepare(fd, cfg); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("cannot prepare the socket of a probe: %w", err)
+	}
+	return &Socket{file: os.NewFile(uintptr(fd), "probe"), addr: addr, cfg: cfg}, nil
+}
+
+func prepare(fd int, cfg Config) error {
+	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 0}); err != nil {
+		return err
+	}
+	if cfg.Mark != 0 {
+		// Without the capability the probe is merely not told apart.
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(cfg.Mark)); err != nil && !errors.Is(err, unix.EPERM) {
+			return err
+		}
+	}
+	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+}
+
+// Close drops a socket that is not run.
+func (s *Socket) Close() { s.file.Close() }
+
+// ping is an inline command, which every Redis since 1.0 understands, and which
+// no other server takes for something harmful.
+const ping = "PING\r\n"
+
+// Run connects and asks. It closes the socket in the end.
+func (s *Socket) Run(ctx context.Context) Result {
+	defer s.file.Close()
+	stop := context.AfterFunc(ctx, func() { s.file.SetDeadline(time.Now()) })
+	defer stop()
+	start := time.Now()
+	if err := s.file.SetDeadline(start.Add(s.cfg.Timeout)); err != nil {
+		return Result{Detail: err.Error()}
+	}
+	if err := s.connect(); err != nil {
+		if ctx.Err() != nil {
+			return Result{Detail: ctx.Err().Error()}
+		}
+		return connectFailed(err)
+	}
+	connected := max(time.Since(start), 1)
+	result := func(o Outcome, detail string) Result {
+		return Result{Outcome: o, Detail: detail, Connected: connected}
+	}
+	s.file.SetDeadline(time.Now().Add(s.cfg.Timeout))
+	if _, err := s.file.WriteString(ping); err != nil {
+		return result(CouldNotTell, "connected, then: "+cause(err))
+	}
+	var buf [64]byte
+	n, err := s.file.Read(buf[:])
+	switch {
+	case n > 0:
+		return result(Alive, describe(buf[:n]))
+	case ctx.Err() != nil:
+		return result(CouldNotTell, ctx.Err().Error())
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return result(Unresponsive, fmt.Sprintf("connected, but no reply within %v", s.cfg.Timeout))
+	}
+	// A proxy without a backend closes like this; so does a TLS server that
+	// does not bother with an alert.
+	return result(CouldNotTell, "connected, then closed without a reply")
+}
+
+// connect connects a non-blocking socket and waits for it with the runtime's
+// poller.
+func (s *Socket) connect() error {
+	raw, err := s.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sa unix.Sockaddr = &unix.SockaddrInet6{Port: int(s.addr.Port()), Addr: s.addr.Addr().As16()}
+	if s.addr.Addr().Is4() {
+		sa = &unix.SockaddrInet4{Port: int(s.addr.Port()), Addr: s.addr.Addr().As4()}
+	}
+	started := false
+	var cerr error
+	err = raw.Write(func(fd uintptr) bool {
+		if !started {
+			started = true
+			if cerr = unix.Connect(int(fd), sa); cerr == unix.EINPROGRESS {
+				cerr = nil
+				return false // until it is writable
+			}
+			return true
+		}
+		soerr, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
+		switch {
+		case err != nil:
+			cerr = err
+		case soerr != 0:
+			cerr = syscall.Errno(soerr)
+		default:
+			if _, err := unix.Getpeername(int(fd)); err != nil {
+				return false // woken for nothing: not connected yet
+			}
+		}
+		return true
+	})
+	return errors.Join(cerr, err)
+}
+
+// connectFailed judges a connection request that failed.
+func connectFailed(err error) Result {
+	switch {
+	case errors.Is(err, unix.ECONNREFUSED):
+		return Result{Outcome: Refused, Detail: "connection refused"}
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, unix.ETIMEDOUT):
+		return Result{Outcome: Dead, Detail: "no answer to the connection request"}
+	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EHOSTDOWN):
+		return Result{Outcome: Dead, Detail: "host unreachable"}
+	}
+	// ENETUNREACH, EACCES, EPERM, EADDRNOTAVAIL, ...: of this node's making.
+	return Result{Detail: cause(err)}
+}
+
+// cause is the innermost error in words.
+func cause(err error) string {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno.Error()
+	}
+	return err.Error()
+}
+
+// describe tells what kind of reply came. Its words are the server's, so only
+// the first, and only if it is plain.
+func describe(b []byte) string {
+	switch b[0] {
+	case '+', '-':
+		word, _, _ := strings.Cut(strings.TrimSpace(string(b[1:])), " ")
+		for _, r := range word {
+			if r < '!' || r > '~' {
+				return "a reply"
+			}
+		}
+		return "reply " + word
+	case 0x15: // alert record of TLS (RFC 8446, section 5.1)
+		return "TLS alert"
+	}
+	return "a reply"
+}
+
+// In makes the socket in ns on the given thread and leaves the namespace again;
+// Run it on any goroutine.
+func In(t *netns.Thread, ns netns.Namespace, addr netip.AddrPort, cfg Config) (*Socket, error) {
+	var s *Socket
+	err := t.Visit(ns, func() (err error) {
+		s, err = Open(addr, cfg)
+		return err
+	})
+	if err != nil && s != nil {
+		s.Close()
+		s = nil
+	}
+	return s, err
+}
