@@ -1,0 +1,336 @@
+package proc
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// FS is where the files are. The zero value is the running system.
+type FS struct {
+	Proc    string // mount of procfs; "" is /proc
+	PodLogs string // the kubelet's directory of pod logs; "" is /var/log/pods
+}
+
+func (f FS) proc() string {
+	if f.Proc == "" {
+		return "/proc"
+	}
+	return f.Proc
+}
+
+func (f FS) podLogs() string {
+	if f.PodLogs == "" {
+		return "/var/log/pods"
+	}
+	return f.PodLogs
+}
+
+// NSKey identifies a namespace: device and inode of its nsfs file. Inode numbers
+// are used again once a namespace is gone.
+type NSKey struct {
+	Dev, Ino uint64
+}
+
+func (k NSKey) String() string { return fmt.Sprintf("net:[%d]", k.Ino) }
+
+// Process is one process, as it was when its files were read. PID and StartTime
+// together name it for as long as the system runs.
+type Process struct {
+	PID       int
+	StartTime uint64 // clock ticks since boot, /proc/<pid>/stat field 22
+	Comm      string // the process's own word; write it with Safe
+	UID       uint32 // effective
+	Cgroup    string // see ParseCgroup; "" if it has none we understand
+	NetNS     NSKey  // of the main thread; zero for a zombie or without the right to see it
+}
+
+// Gone reports whether err means that the process, or this file of it, is not
+// there: it ended, or is a zombie. That is no failure.
+func Gone(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) }
+
+// denied reports whether err means that we may not look.
+func denied(err error) bool { return errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) }
+
+// Process reads the process pid.
+func (f FS) Process(pid int) (Process, error) {
+	// Everything is read below one descriptor, which stands for this process and
+	// not for another that may get its number meanwhile.
+	dir, err := f.openPID(pid)
+	if err != nil {
+		return Process{}, fmt.Errorf("cannot read process %d: %w", pid, err)
+	}
+	defer unix.Close(dir)
+	p, err := readProcess(dir, pid)
+	if err != nil {
+		return Process{}, fmt.Errorf("cannot read process %d: %w", pid, err)
+	}
+	return p, nil
+}
+
+// NetNS is the network namespace of pid's main thread.
+func (f FS) NetNS(pid int) (NSKey, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(f.proc()+"/"+strconv.Itoa(pid)+"/ns/net", &st); err != nil {
+		return NSKey{}, fmt.Errorf("cannot identify network namespace of process %d: %w", pid, err)
+	}
+	return NSKey{Dev: st.Dev, Ino: st.Ino}, nil
+}
+
+// Exe is the path of pid's program as its own mount namespace has it, without
+// the mark of one that was deleted or replaced since.
+func (f FS) Exe(pid int) (string, error) {
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlink(f.proc()+"/"+strconv.Itoa(pid)+"/exe", buf)
+	if err != nil {
+		return "", fmt.Errorf("cannot read program of process %d: %w", pid, err)
+	}
+	return strings.TrimSuffix(string(buf[:n]), " (deleted)"), nil
+}
+
+func (f FS) openPID(pid int) (int, error) {
+	return unix.Open(f.proc()+"/"+strconv.Itoa(pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+}
+
+// readProcess reads the process whose directory in /proc is dir.
+func readProcess(dir, pid int) (Process, error) {
+	p := Process{PID: pid}
+	buf := make([]byte, 4096)
+	data, err := readAt(dir, "stat", buf)
+	if err != nil {
+		return Process{}, err
+	}
+	if p.Comm, p.StartTime, err = parseStat(data); err != nil {
+		return Process{}, err
+	}
+	if data, err = readAt(dir, "status", buf); err != nil {
+		return Process{}, err
+	}
+	if p.UID, err = parseUID(data); err != nil {
+		return Process{}, err
+	}
+	if data, err = readAt(dir, "cgroup", buf); err != nil {
+		return Process{}, err
+	}
+	if path, err := ParseCgroup(data); err == nil {
+		p.Cgroup = path
+	}
+	var st unix.Stat_t
+	switch err := unix.Fstatat(dir, "ns/net", &st, 0); {
+	case err == nil:
+		p.NetNS = NSKey{Dev: st.Dev, Ino: st.Ino}
+	case Gone(err), denied(err): // stays zero
+	default:
+		return Process{}, err
+	}
+	return p, nil
+}
+
+// maxProcFile bounds what is read of one file, in bytes. /proc/<pid>/cgroup has a
+// line for each v1 hierarchy and each line a path of at most 4 KiB.
+const maxProcFile = 64 << 10
+
+// readAt reads the file name below dir. The result may lie in buf.
+func readAt(dir int, name string, buf []byte) ([]byte, error) {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	n := 0
+	for n < maxProcFile {
+		if n == len(buf) {
+			buf = append(buf, make([]byte, len(buf))...)
+		}
+		m, err := unix.Read(fd, buf[n:])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if m == 0 {
+			break
+		}
+		n += m
+	}
+	return buf[:n], nil
+}
+
+// parseStat takes comm and start time from /proc/<pid>/stat. The process chose
+// comm and may have put brackets and spaces into it: it ends at the last one.
+func parseStat(data []byte) (comm string, start uint64, err error) {
+	open, end := bytes.IndexByte(data, '('), bytes.LastIndexByte(data, ')')
+	if open < 0 || end < open {
+		return "", 0, errors.New("stat has no command")
+	}
+	const startTime = 22 - 3 // field 22, of which the third comes first behind comm
+	i := 0
+	for field := range bytes.FieldsSeq(data[end+1:]) {
+		if i == startTime {
+			start, err = strconv.ParseUint(string(field), 10, 64)
+			if err != nil {
+				return "", 0, errors.New("stat has no start time")
+			}
+			return string(data[open+1 : end]), start, nil
+		}
+		i++
+	}
+	return "", 0, errors.New("stat is cut short")
+}
+
+// parseUID takes the effective uid from /proc/<pid>/status. The owner of the
+// directory would be quicker, but is root for a process that may not be dumped.
+func parseUID(data []byte) (uint32, error) {
+	for line := range bytes.Lines(data) {
+		rest, ok := bytes.CutPrefix(line, []byte("Uid:"))
+		if !ok {
+			continue
+		}
+		if fields := bytes.Fields(rest); len(fields) >= 2 {
+			if uid, err := strconv.ParseUint(string(fields[1]), 10, 32); err == nil {
+				return uint32(uid), nil
+			}
+		}
+		break
+	}
+	return 0, errors.New("status has no uid")
+}
+
+// WalkNetNS calls fn with device and inode of the network namespace of every
+// process, in the order of pids. Zombies and processes that end meanwhile are
+// left out. It ends early, with the context's error, when ctx does; and it ends
+// with an error that wraps EACCES, after all others, if the namespaces of some may
+// not be seen, for which CAP_SYS_PTRACE is needed.
+func (f FS) WalkNetNS(ctx context.Context, fn func(pid int, dev, inode uint64)) error {
+	w, err := f.walk(ctx, fn)
+	if err == nil && w.denied > 0 {
+		err = fmt.Errorf("cannot see the network namespace of %d of %d processes: %w", w.denied, w.processes, unix.EACCES)
+	}
+	return err
+}
+
+// walked counts what a walk over /proc met.
+type walked struct {
+	processes int // listed
+	gone      int // ended or zombie when looked at
+	denied    int // may not be looked at
+}
+
+func (f FS) walk(ctx context.Context, fn func(pid int, dev, inode uint64)) (walked, error) {
+	var w walked
+	dir, err := f.openProc()
+	if err != nil {
+		return w, err
+	}
+	defer unix.Close(dir)
+	var st unix.Stat_t
+	path := make([]byte, 0, 32)
+	err = eachNumber(dir, make([]byte, direntBuffer), func(pid int) bool {
+		w.processes++
+		path = append(strconv.AppendInt(path[:0], int64(pid), 10), "/ns/net"...)
+		switch err := unix.Fstatat(dir, string(path), &st, 0); {
+		case err == nil:
+			fn(pid, st.Dev, st.Ino)
+		case denied(err):
+			w.denied++
+		default:
+			w.gone++
+		}
+		return ctx.Err() == nil
+	})
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return w, fmt.Errorf("cannot walk %s: %w", f.proc(), err)
+	}
+	return w, nil
+}
+
+func (f FS) openProc() (int, error) {
+	dir, err := unix.Open(f.proc(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("cannot walk %s: %w", f.proc(), err)
+	}
+	return dir, nil
+}
+
+// direntBuffer is the size of a buffer for directory entries, in bytes: about a
+// thousand of them a call.
+const direntBuffer = 32 << 10
+
+// eachNumber calls fn for every entry of the directory dir whose name is a
+// number, until fn returns false. It does without os.ReadDir, which would make a
+// string and a value of every name: this runs over every descriptor of a node.
+func eachNumber(dir int, buf []byte, fn func(n int) bool) error {
+	for {
+		n, err := unix.Getdents(dir, buf)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n <= 0 {
+			return err
+		}
+		if !parseDirents(buf[:n], fn) {
+			return nil
+		}
+	}
+}
+
+// parseDirents calls fn for the numeric names in the records of getdents64
+// (struct linux_dirent64), until fn returns false, which it then returns too.
+func parseDirents(data []byte, fn func(n int) bool) bool {
+	const lengthAt, nameAt = 16, 19 // after d_ino and d_off; and after d_reclen and d_type
+	for len(data) > nameAt {
+		length := int(binary.NativeEndian.Uint16(data[lengthAt:]))
+		if length <= nameAt || length > len(data) {
+			return true // not a record: there is nothing after it to be found
+		}
+		name := data[nameAt:length]
+		if end := bytes.IndexByte(name, 0); end >= 0 {
+			name = name[:end]
+		}
+		if n, ok := parseNumber(name); ok && !fn(n) {
+			return false
+		}
+		data = data[length:]
+	}
+	return true
+}
+
+// parseNumber reads a pid or a descriptor number: digits only, within an int32.
+func parseNumber(b []byte) (int, bool) {
+	if len(b) == 0 || len(b) > 10 {
+		return 0, false
+	}
+	var n int64
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = n*10 + int64(c-'0')
+	}
+	return int(n), n <= math.MaxInt32
+}
+
+// Safe makes a string of the workload's fit for a terminal, a log or a table:
+// what does not print is escaped, the backslash too, and the end is cut off
+// after 256 bytes.
+func Safe(s string) string {
+	const most = 256
+	cut := ""
+	if len(s) > most {
+		s, cut = s[:most], "..."
+	}
+	// Quote knows what prints; the quotes themselves are the caller's choice.
+	q := strconv.Quote(s)
+	return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`) + cut
+}
