@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -46,7 +47,8 @@ func newLab(t *testing.T) *Lab {
 	return l
 }
 
-// must2 and must take a call's results and end the test on an error.
+// must2 ends the test if a call failed, and else hands on its result:
+// must2(call())(t).
 func must2[T any](v T, err error) func(t *testing.T) T {
 	return func(t *testing.T) T {
 		t.Helper()
@@ -685,6 +687,17 @@ func TestCrash(t *testing.T) {
 		if left := must2(filepath.Glob(glob))(t); len(left) != 0 {
 			t.Errorf("the next lab left %v of the crashed one", left)
 		}
+	}
+}
+
+func TestWithoutRoot(t *testing.T) {
+	// By this path the binary can be run wherever it lies.
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), crashEnv+"=rgnoroot")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "needs root") {
+		t.Errorf("a lab without root gives %v: %s", err, out)
 	}
 }
 

@@ -309,8 +309,9 @@ func (t *topology) takeNumber(n lan) (byte, error) {
 }
 
 // Remove kills the host's processes and takes its namespace and its link away,
-// as when a pod is deleted. The name and the addresses are free again. Removing
-// it twice is not an error.
+// as when a pod is deleted. The name and the addresses are free again. As in real
+// life, sockets closed with data on the way keep the nameless namespace alive
+// until the kernel gives them up. Removing a host twice is not an error.
 func (h *Host) Remove() error {
 	h.lab.killProcesses(h)
 	t := h.lab.net
