@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -215,17 +216,32 @@ func TestWatchDirectoryGoesAndReturns(t *testing.T) {
 
 // Without inotify (its instances are limited for each user) polling is left.
 func TestWatchWithoutInotify(t *testing.T) {
-	var taken []int
 	path := filepath.Join(t.TempDir(), "c.toml")
 	write(t, path, ports("1"))
-	t.Cleanup(func() {
+	// Held only while Watch starts: other tests on this machine want some too.
+	taken := exhaustInotify(t)
+	release := sync.OnceFunc(func() {
 		for _, fd := range taken {
 			closeDescriptor(fd)
 		}
 	})
-	taken = exhaustInotify(t)
-	outcomes := watch(t, path)
+	t.Cleanup(release)
+	descriptors := openDescriptors(t) - len(taken)
+	ctx, cancel := context.WithCancel(context.Background())
+	outcomes, done := make(chan outcome, 100), make(chan struct{})
+	go func() {
+		defer close(done)
+		Watch(ctx, path, func(c Config, err error) { outcomes <- outcome{c, err} })
+	}()
+	defer func() {
+		cancel()
+		<-done
+	}()
 	next(t, outcomes, 1, "")
+	release()
+	if now := openDescriptors(t); now != descriptors {
+		t.Fatalf("there was inotify after all: %d descriptors, then %d", descriptors, now)
+	}
 	write(t, path, ports("2"))
 	next(t, outcomes, 2, "")
 }
