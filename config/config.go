@@ -240,7 +240,7 @@ func Default() Config {
 		Policy: PolicySection{OnDown: ReactReap, OnUnresponsive: ReactSignal},
 		Audit:  AuditSection{MaxSize: 64 << 20},
 		Probe: ProbeSection{
-			Timeout:   300 * time.Millisecond,
+			Timeout:   time.Second,
 			PerSecond: 2,
 			Mark:      0x5264, // "Rd"
 			Baseline:  10 * time.Minute,
@@ -348,7 +348,7 @@ func (c *Config) keys() []key {
 		fileKey("audit.file", &c.Audit.File),
 		intKey("audit.max_size", &c.Audit.MaxSize, minFile, maxFile),
 
-		durationKey("probe.timeout", &c.Probe.Timeout, 10*time.Millisecond, 10*time.Second),
+		durationKey("probe.timeout", &c.Probe.Timeout, 100*time.Millisecond, 5*time.Second),
 		floatKey("probe.per_second", &c.Probe.PerSecond, 0.01, 100),
 		intKey("probe.mark", &c.Probe.Mark, 0, math.MaxUint32),
 		durationKey("probe.baseline", &c.Probe.Baseline, time.Second, 24*time.Hour),
@@ -363,10 +363,6 @@ func (p *problems) cross(c *Config) {
 	if c.Watch.Mode == Enforce && len(c.Watch.Ports) == 0 {
 		p.add(&Error{Key: "watch.ports", Problem: "is empty while watch.mode is enforce",
 			Allowed: "name at least one port, or set watch.mode to observe or off"})
-	}
-	if down := c.EffectiveDownAfter(); c.Probe.Timeout > down {
-		p.add(&Error{Key: "probe.timeout", Problem: fmt.Sprintf("%v is longer than down_after, which is %v", c.Probe.Timeout, down),
-			Allowed: "at most down_after, else no probe can end in time"})
 	}
 	if c.Audit.File != "" && c.Audit.File == c.Record.File {
 		p.add(&Error{Key: "record.file", Problem: fmt.Sprintf("%s is audit.file too", clip(c.Record.File)),

@@ -165,6 +165,7 @@ type path struct {
 	suspect  time.Duration // since when it is suspect; 0 is not
 	down     bool
 	downAt   time.Duration
+	empty    time.Duration // since when a path that is down has had no connection
 	evidence Evidence
 }
 
@@ -252,11 +253,16 @@ func (c *Core) forget(key ConnKey) {
 		return
 	}
 	if p.down {
-		// With its last connection goes our interest, not our memory: the
-		// endpoint stays down for the other paths.
-		p.down = false
-		c.event(Event{Type: EndpointUp, Path: p.key, Text: "no connection is left", Took: c.now - p.downAt})
+		// The reaped clients will be back, and should find the endpoint known
+		// to be down.
+		p.empty = c.now
+		return
 	}
+	c.dropPath(p)
+}
+
+// dropPath forgets a path that has no connection, and what existed only for it.
+func (c *Core) dropPath(p *path) {
 	delete(p.endpoint.paths, p.key.NS)
 	if p.space.paths--; p.space.paths == 0 && p.key.NS != c.set.HostNS {
 		delete(c.spaces, p.key.NS)

@@ -11,7 +11,17 @@ func (c *Core) judge(e *endpoint) {
 	e.refill(c.now, c.set.ProbesPerSecond)
 	e.forgetProbes(c.now)
 	for _, ns := range sortedNS(e.paths) {
-		c.judgePath(e.paths[ns])
+		p := e.paths[ns]
+		c.judgePath(p)
+		if len(p.conns) == 0 && (!p.down || c.now-p.empty >= rememberDown) {
+			if p.down {
+				c.event(Event{Type: EndpointUp, Path: p.key, Text: "nobody connects to it any more: forgotten", Took: c.now - p.evidence.Since})
+			}
+			c.dropPath(p)
+		}
+	}
+	if len(e.paths) == 0 {
+		return
 	}
 	c.poolDown(e)
 	c.judgeFrozen(e)

@@ -129,7 +129,6 @@ func (c *Core) takeReaped(r *ReapResult) {
 	}
 	switch r.Outcome {
 	case ReapDone:
-		c.event(Event{Type: ConnectionReaped, Path: k.path.key, Key: k.key, Text: "reaped", Took: r.At - k.heard})
 		c.watchFor(k, r.At)
 		c.forget(r.Key)
 	case ReapGone:

@@ -89,6 +89,9 @@ const (
 	quietMax = 30 * time.Second
 	// backWithin is how soon a client should be back after a reap.
 	backWithin = 30 * time.Second
+	// rememberDown is how long an endpoint is known to be down after the last
+	// connection to it went; clients with a backoff return within this time.
+	rememberDown = time.Minute
 	// maxFailures is how often a failing reap is tried.
 	maxFailures = 3
 )

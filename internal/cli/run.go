@@ -1,0 +1,128 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os/signal"
+	"sync"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"github.com/redisguard/redisguard/config"
+	"github.com/redisguard/redisguard/event"
+	"github.com/redisguard/redisguard/supervisor"
+)
+
+// keepEvents is how many events the hub keeps.
+const keepEvents = 4096
+
+func newRunCommand() *cobra.Command {
+	var path string
+	var dryRun bool
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Guard this node until told to stop",
+		Long: `Run watches the connections of this node to Redis and acts as the config says.
+Without --config it reads ` + config.DefaultPath + ` if that is there, else
+it uses the defaults, which only observe.
+
+The config file is watched: a valid change takes effect at once, an invalid one
+is refused with its reason. While ` + supervisor.DisablePath + `
+exists, everything is off.
+
+SIGTERM and SIGINT end it.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
+			defer stop()
+			return run(ctx, cmd.ErrOrStderr(), path, dryRun)
+		},
+	}
+	cmd.Flags().StringVar(&path, "config", "", "config `file` (default "+config.DefaultPath+" if it exists)")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "do everything but act, and say what would have been done")
+	return cmd
+}
+
+func run(ctx context.Context, stderr io.Writer, path string, dryRun bool) error {
+	conf, from, err := loadConfig(path)
+	if err != nil {
+		return err
+	}
+	ver, err := version()
+	if err != nil {
+		return err
+	}
+	level := new(slog.LevelVar)
+	level.Set(conf.Log.Level.Slog())
+	log := newLogger(stderr, conf.Log.Format, level)
+	s, err := supervisor.New(supervisor.Options{
+		Config: conf, Log: log, Hub: event.NewHub(keepEvents), DryRun: dryRun, Alive: watchdog(),
+	})
+	if err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	watching, stopWatching := context.WithCancel(ctx)
+	// The default file need not be there; it counts once it is.
+	file := or(path, config.DefaultPath)
+	wg.Go(func() {
+		config.Watch(watching, file, func(c config.Config, err error) {
+			switch {
+			case path == "" && errors.Is(err, fs.ErrNotExist):
+			case err != nil:
+				log.Error("the changed config is refused, the one before stays in force", "file", file, "error", err)
+			default:
+				level.Set(c.Log.Level.Slog())
+				s.Reconfigure(c)
+			}
+		})
+	})
+	log.Info("redisguard is starting", "version", ver.Version, "revision", ver.Revision, "kernel", ver.Kernel, "config", from, "mode", conf.Mode.String(),
+		"watch", conf.Watch.Mode.String(), "reap", conf.Reap.Mode.String(), "down_after", conf.EffectiveDownAfter().String(), "ports", conf.Watch.Ports, "dry_run", dryRun)
+	notify(log, daemon.SdNotifyReady)
+	err = s.Run(ctx)
+	notify(log, daemon.SdNotifyStopping)
+	stopWatching()
+	wg.Wait()
+	if err != nil {
+		return fmt.Errorf("cannot guard any longer: %w", err)
+	}
+	log.Info("redisguard has ended")
+	return nil
+}
+
+func newLogger(w io.Writer, format config.LogFormat, level slog.Leveler) *slog.Logger {
+	opt := &slog.HandlerOptions{Level: level}
+	if format == config.LogJSON {
+		return slog.New(slog.NewJSONHandler(w, opt))
+	}
+	return slog.New(slog.NewTextHandler(w, opt))
+}
+
+// watchdog feeds systemd's watchdog, if the unit has one.
+func watchdog() func() {
+	if every, err := daemon.SdWatchdogEnabled(false); err != nil || every == 0 {
+		return nil
+	}
+	return func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyWatchdog) }
+}
+
+// notify tells systemd, if it started us.
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("cannot notify systemd", "state", state, "error", err)
+	}
+}
+
+func or(s, otherwise string) string {
+	if s != "" {
+		return s
+	}
+	return otherwise
+}

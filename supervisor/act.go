@@ -1,0 +1,369 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/redisguard/redisguard/event"
+	"github.com/redisguard/redisguard/internal/sys"
+	"github.com/redisguard/redisguard/netns"
+	"github.com/redisguard/redisguard/probe"
+	"github.com/redisguard/redisguard/proc"
+	"github.com/redisguard/redisguard/tcpstate"
+	"github.com/redisguard/redisguard/verdict"
+)
+
+// reap ends the condemned connections: per namespace one visit, in which each is
+// looked at once more and then destroyed.
+func (w *watcher) reap(list []verdict.Reap) error {
+	for len(list) > 0 {
+		n := 1
+		for n < len(list) && list[n].Key.NS == list[0].Key.NS {
+			n++
+		}
+		if err := w.reapIn(w.byKey[list[0].Key.NS], list[:n]); err != nil {
+			return err
+		}
+		list = list[n:]
+	}
+	return nil
+}
+
+func (w *watcher) reapIn(sp *space, list []verdict.Reap) error {
+	outcome := make([]verdict.ReapOutcome, len(list))
+	why := make([]error, len(list))
+	fail := func(err error) {
+		for i := range outcome {
+			if outcome[i] == "" {
+				outcome[i], why[i] = verdict.ReapFailed, err
+			}
+		}
+	}
+	switch {
+	case w.s.disabled():
+		fail(errors.New("redisguard was switched off"))
+	case sp == nil:
+		fail(netns.ErrGone)
+	default:
+		err := w.thread.Visit(sp.ns, func() error { return w.lastLookAndDestroy(list, outcome, why) })
+		if errors.Is(err, netns.ErrStranded) {
+			return err
+		}
+		if err != nil {
+			fail(err)
+		}
+	}
+	now := monotonic()
+	for i := range list {
+		if outcome[i] == verdict.ReapFailed && errors.Is(why[i], tcpstate.ErrNotSupported) {
+			outcome[i], why[i] = w.shutdown(&list[i])
+		}
+		w.report(&list[i], outcome[i], why[i])
+		w.in.Reaped = append(w.in.Reaped, verdict.ReapResult{Key: list[i].Key, At: now, Outcome: outcome[i]})
+		if t := w.conns[list[i].Key]; t != nil && (outcome[i] == verdict.ReapDone || outcome[i] == verdict.ReapGone) {
+			delete(w.conns, t.key)
+			delete(t.space.conns, t.key.Cookie)
+		}
+	}
+	if sp != nil {
+		w.s.lookSoon(sp.ns.ID)
+	}
+	return nil
+}
+
+// lastLookAndDestroy runs in the namespace. Between the look and the destroy lie
+// microseconds.
+func (w *watcher) lastLookAndDestroy(list []verdict.Reap, outcome []verdict.ReapOutcome, why []error) error {
+	if err := w.socket.Open(); err != nil {
+		return err
+	}
+	defer w.socket.Close()
+	ids := make([]tcpstate.ID, len(list))
+	for i, r := range list {
+		ids[i] = tcpstate.ID{Local: r.Local, Remote: r.Remote, Cookie: r.Key.Cookie}
+	}
+	looks := make([]tcpstate.Result, len(ids))
+	if err := w.socket.Get(ids, looks); err != nil {
+		return err
+	}
+	var doomed []tcpstate.ID
+	var at []int
+	for i := range looks {
+		outcome[i], why[i] = lastLook(&looks[i], &list[i])
+		if outcome[i] == "" {
+			doomed = append(doomed, ids[i])
+			at = append(at, i)
+		}
+	}
+	errs := make([]error, len(doomed))
+	if err := w.socket.Destroy(doomed, errs); err != nil {
+		return err
+	}
+	for j, i := range at {
+		switch {
+		case errs[j] == nil:
+			outcome[i] = verdict.ReapDone
+		case errors.Is(errs[j], tcpstate.ErrGone):
+			outcome[i] = verdict.ReapGone
+		default:
+			outcome[i], why[i] = verdict.ReapFailed, errs[j]
+		}
+	}
+	return nil
+}
+
+// lastLook decides by a look right before the reap. An empty outcome lets it
+// happen.
+func lastLook(now *tcpstate.Result, r *verdict.Reap) (verdict.ReapOutcome, error) {
+	switch {
+	case errors.Is(now.Err, tcpstate.ErrGone):
+		return verdict.ReapGone, nil
+	case now.Err != nil:
+		return verdict.ReapFailed, now.Err
+	case now.Info.SegsIn != r.SegsIn:
+		return verdict.ReapSpared, errors.New("its peer was heard since the verdict")
+	case now.State != tcpstate.Established && now.State != tcpstate.SynSent:
+		return verdict.ReapSpared, fmt.Errorf("it is in state %v", now.State)
+	case now.Inode == 0:
+		return verdict.ReapSpared, errors.New("no application holds it any more")
+	case now.MPTCP:
+		return verdict.ReapSpared, errors.New("it is an MPTCP subflow")
+	}
+	return "", nil
+}
+
+// shutdown is the way out where the kernel has no SOCK_DESTROY.
+func (w *watcher) shutdown(r *verdict.Reap) (verdict.ReapOutcome, error) {
+	t := w.conns[r.Key]
+	if t == nil || t.own.owner == nil {
+		return verdict.ReapFailed, fmt.Errorf("%w, and its process is not known", tcpstate.ErrNotSupported)
+	}
+	o := t.own.owner
+	if err := sys.ShutdownForeign(o.Process.PID, o.FD, r.Key.Cookie); err != nil {
+		return verdict.ReapFailed, err
+	}
+	return verdict.ReapDone, nil
+}
+
+// report leaves the audit record of a reap.
+func (w *watcher) report(r *verdict.Reap, outcome verdict.ReapOutcome, why error) {
+	switch outcome {
+	case verdict.ReapDone:
+		w.s.stats.reaped.Add(1)
+	case verdict.ReapSpared:
+		w.s.stats.spared.Add(1)
+	case verdict.ReapFailed:
+		w.s.stats.failed.Add(1)
+	case verdict.ReapGone:
+		return // nothing was done and nothing is wrong
+	}
+	text := r.Evidence.String()
+	if why != nil {
+		text = why.Error() + "; the verdict was: " + text
+	}
+	ev := r.Evidence
+	w.send(event.Event{
+		Type: verdict.ConnectionReaped, Text: text, Outcome: string(outcome), Evidence: &ev, Endpoint: r.Remote,
+		TookMs: (monotonic() - ev.Since).Milliseconds(),
+	}, r.Key)
+}
+
+// publish passes an event of the core on.
+func (w *watcher) publish(e *verdict.Event) {
+	w.send(event.Event{Type: e.Type, Text: e.Text, Endpoint: e.Path.Endpoint, Evidence: e.Evidence, TookMs: e.Took.Milliseconds()},
+		verdict.ConnKey{NS: e.Path.NS, Cookie: e.Key.Cookie})
+}
+
+// announce tells of something about the daemon itself.
+func (w *watcher) announce(text string) {
+	w.send(event.Event{Type: event.ModeChanged, Text: text}, verdict.ConnKey{})
+}
+
+// send completes an event with names, and gives it to the hub, the audit file and
+// the log.
+func (w *watcher) send(e event.Event, key verdict.ConnKey) {
+	e.Time = time.Now().UTC()
+	if sp := w.byKey[key.NS]; sp != nil {
+		e.Namespace = sp.ns.String()
+	}
+	if t := w.conns[key]; t != nil {
+		e.Connection = describe(t)
+	}
+	e.Seq = w.s.opt.Hub.Publish(e)
+	w.s.audit.add(e)
+	level := slog.LevelInfo
+	switch e.Type {
+	case verdict.ConnectionStalled, verdict.EndpointSuspect:
+		level = slog.LevelDebug
+	case verdict.EndpointDown, verdict.ConnectionReaped, verdict.GuardDoubt, verdict.GuardBreaker, verdict.ClientNotBack:
+		level = slog.LevelWarn
+	}
+	attrs := []slog.Attr{slog.Uint64("seq", e.Seq)}
+	if e.Endpoint.IsValid() {
+		attrs = append(attrs, slog.String("endpoint", e.Endpoint.String()))
+	}
+	if e.Namespace != "" {
+		attrs = append(attrs, slog.String("namespace", e.Namespace))
+	}
+	if e.Outcome != "" {
+		attrs = append(attrs, slog.String("outcome", e.Outcome))
+	}
+	if c := e.Connection; c != nil {
+		attrs = append(attrs, slog.Any("connection", c))
+	}
+	if e.Evidence != nil {
+		attrs = append(attrs, slog.Any("evidence", e.Evidence))
+	}
+	if e.TookMs != 0 {
+		attrs = append(attrs, slog.Int64("took_ms", e.TookMs))
+	}
+	attrs = append(attrs, slog.String("text", e.Text))
+	w.s.log.LogAttrs(context.Background(), level, string(e.Type), attrs...)
+}
+
+// describe names a connection and whose it is.
+func describe(t *tracked) *event.Connection {
+	c := &event.Connection{Local: t.conn.Local, Remote: t.conn.Remote, Cookie: t.conn.Cookie, UID: t.conn.UID}
+	if o := t.own.owner; o != nil {
+		c.PID, c.Comm = o.Process.PID, proc.Safe(o.Process.Comm)
+		c.Unit, c.PodUID, c.ContainerID = proc.Safe(o.Workload.Unit), o.Workload.PodUID, o.Workload.ContainerID
+		c.PodName, c.PodNamespace = o.PodName, o.PodNamespace
+	}
+	return c
+}
+
+// lookSoon has the discoverer look at a namespace at its next turns.
+func (s *Supervisor) lookSoon(id netns.ID) {
+	select {
+	case s.hot <- id:
+	default: // it looks at all of them every second anyway
+	}
+}
+
+// deliver brings a result to the watcher.
+func (s *Supervisor) deliver(ctx context.Context, r result) {
+	select {
+	case s.results <- r:
+	case <-ctx.Done():
+	}
+}
+
+// probe starts a probe of an endpoint from a namespace.
+func (w *watcher) probe(ctx context.Context, p verdict.PathKey) {
+	w.probeID++
+	pr := verdict.Probe{ID: w.probeID, Path: p, Started: monotonic(), Outcome: verdict.CouldNotTell}
+	sp := w.byKey[p.NS]
+	if sp == nil {
+		return
+	}
+	c := w.s.config()
+	sock, err := probe.In(w.thread, sp.ns, p.Endpoint, probe.Config{Timeout: c.Probe.Timeout, Mark: c.Probe.Mark})
+	if err != nil {
+		pr.Ended, pr.Detail = monotonic(), err.Error()
+		w.in.Probes = append(w.in.Probes, pr)
+		return
+	}
+	started := w.s.errands.run(ctx, func(ctx context.Context) {
+		done := pr
+		r := sock.Run(ctx)
+		done.Ended, done.Detail, done.Outcome = monotonic(), r.Detail, outcomes[r.Outcome]
+		w.s.deliver(ctx, result{probe: &done})
+	})
+	if !started {
+		sock.Close()
+		w.s.stats.skippedErrands.Add(1)
+		pr.Ended, pr.Detail = monotonic(), "too many probes are under way"
+		w.in.Probes = append(w.in.Probes, pr)
+		return
+	}
+	w.s.stats.probes.Add(1)
+	pr.Outcome = verdict.Pending
+	w.in.Probes = append(w.in.Probes, pr)
+}
+
+// outcomes are the probe's in the core's words.
+var outcomes = map[probe.Outcome]verdict.Outcome{
+	probe.Alive: verdict.Alive, probe.Dead: verdict.Dead, probe.Refused: verdict.Refused,
+	probe.Unresponsive: verdict.Unresponsive, probe.CouldNotTell: verdict.CouldNotTell,
+}
+
+// nextHop looks at the way out of a namespace.
+func (w *watcher) nextHop(ctx context.Context, p verdict.PathKey) {
+	sp := w.byKey[p.NS]
+	if sp == nil {
+		return
+	}
+	ns := sp.ns
+	if !w.s.errands.run(ctx, func(ctx context.Context) {
+		hop := verdict.NextHop{Path: p, At: monotonic(), Gateway: verdict.NeighbourUnknown}
+		err := netns.Do(ns, func() error {
+			way, err := probe.Way(ctx, p.Endpoint.Addr())
+			if err != nil {
+				return err
+			}
+			hop.LinkDown, hop.Detail = way.LinkDown, way.Detail
+			hop.Gateway, hop.Endpoint = neighbours[way.Gateway], neighbours[way.Endpoint]
+			return nil
+		})
+		if err != nil {
+			hop.Detail = err.Error()
+		}
+		w.s.deliver(ctx, result{hop: &hop})
+	}) {
+		w.s.stats.skippedErrands.Add(1)
+	}
+}
+
+var neighbours = map[probe.Neighbour]verdict.Neighbour{
+	probe.NoNeighbour: verdict.NotOnLink, probe.Reachable: verdict.Reachable, probe.Silent: verdict.Silent, probe.Unknown: verdict.NeighbourUnknown,
+}
+
+// others looks how connections fare that are not toward Redis.
+func (w *watcher) others(ctx context.Context, o verdict.OthersWanted) {
+	sp := w.byKey[o.NS]
+	if sp == nil {
+		return
+	}
+	ns, ports := sp.ns, w.s.config().Watch.Ports
+	if !w.s.errands.run(ctx, func(ctx context.Context) {
+		window := monotonic() - o.Since
+		res := verdict.Others{NS: o.NS, At: monotonic(), Window: window}
+		err := netns.Do(ns, func() error {
+			var s tcpstate.Socket
+			if err := s.Open(); err != nil {
+				return err
+			}
+			defer s.Close()
+			return s.Dump(tcpstate.Filter{States: tcpstate.Mask(tcpstate.Established), Info: true}, func(k *tcpstate.Connection) error {
+				if k.Remote.Addr().IsLoopback() || contains(ports, k.Remote.Port()) || contains(ports, k.Local.Port()) {
+					return nil
+				}
+				heard := min(k.Info.LastAckRecv, k.Info.LastDataRecv)
+				switch {
+				case heard < window:
+					res.Heard++
+				case k.Timer == tcpstate.TimerRetransmit && k.Info.Unacked > 0 && k.Retrans > 0:
+					res.Stalled++
+				}
+				return nil
+			})
+		})
+		if err == nil {
+			w.s.deliver(ctx, result{others: &res})
+		}
+	}) {
+		w.s.stats.skippedErrands.Add(1)
+	}
+}
+
+func contains(ports []uint16, p uint16) bool {
+	for _, q := range ports {
+		if p == q {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,309 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/redisguard/redisguard/config"
+	"github.com/redisguard/redisguard/internal/sys"
+	"github.com/redisguard/redisguard/netns"
+	"github.com/redisguard/redisguard/tcpstate"
+)
+
+// found is what a dump of a namespace has shown.
+type found struct {
+	ns    netns.ID
+	conns []tcpstate.Connection
+}
+
+// spaceList is the list of all namespaces.
+type spaceList []netns.Namespace
+
+const (
+	// spacesEvery is how often namespaces are looked for; a walk over 5,000
+	// processes takes some 10 ms.
+	spacesEvery = 2 * time.Second
+	// fullLook is how often a namespace is dumped although its counters give no
+	// reason to: a dump can miss a socket.
+	fullLook = time.Minute
+	// hotFor is how long after a reap new connections of a namespace are looked
+	// for at every turn, to see its clients come back.
+	hotFor = 5 * time.Second
+	// hotPause is the pause between such looks.
+	hotPause = 100 * time.Millisecond
+	// budgetBurst is how much CPU time for dumps may be saved up: enough for the
+	// first look at a node with many namespaces to take seconds, not minutes.
+	budgetBurst = 2 * time.Second
+)
+
+// discovery is the discoverer's state.
+type discovery struct {
+	s        *Supervisor
+	thread   *netns.Thread
+	finder   netns.Finder
+	socket   tcpstate.Socket
+	counters tcpstate.CountersFile
+	spaces   map[netns.ID]*viewed
+	order    []netns.ID // by inode, for fair turns
+	budget   time.Duration
+	budgetAt time.Duration
+	lastErr  string
+	batch    []tcpstate.Connection
+}
+
+// viewed is a namespace and what was seen of it.
+type viewed struct {
+	ns     netns.Namespace
+	opens  uint64        // ActiveOpens before the last dump
+	dumped time.Duration // when; 0 is never
+	dirty  time.Duration // since when there may be something new; 0 is not
+	hot    time.Duration // until when to look at every turn
+}
+
+// discover finds namespaces and connections until ctx ends.
+func (s *Supervisor) discover(ctx context.Context) error {
+	thread, err := netns.NewThread()
+	if err != nil {
+		return err
+	}
+	defer thread.Close()
+	d := &discovery{
+		s: s, thread: thread, spaces: map[netns.ID]*viewed{}, budget: budgetBurst, budgetAt: monotonic(),
+		finder: netns.Finder{MountDirs: s.opt.MountDirs, Walk: s.opt.Proc.WalkNetNS},
+	}
+	if s.opt.Proc.Proc != "" {
+		d.finder.HostPath = filepath.Join(s.opt.Proc.Proc, "1/ns/net")
+	}
+	var nextSpaces, nextLook time.Duration
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.refresh:
+			nextSpaces = min(nextSpaces, monotonic()+50*time.Millisecond)
+		case id := <-s.hot:
+			if v := d.spaces[id]; v != nil {
+				v.hot = monotonic() + hotFor
+			}
+			nextLook = min(nextLook, monotonic()+hotPause/4)
+		case <-timer.C:
+		}
+		c := s.config()
+		now := monotonic()
+		if s.watchMode(c) == config.Off || s.disabled() {
+			d.spaces = map[netns.ID]*viewed{}
+			d.finder.Forget(netns.ID{})
+			nextSpaces, nextLook = 0, 0
+			timer.Reset(time.Second)
+			continue
+		}
+		if now >= nextSpaces {
+			d.findSpaces(ctx)
+			nextSpaces = now + spacesEvery
+		}
+		if now >= nextLook {
+			hot, err := d.look(ctx, c)
+			if err != nil {
+				return err
+			}
+			nextLook = now + c.Watch.Discovery
+			if hot {
+				nextLook = now + hotPause
+			}
+		}
+		timer.Reset(max(time.Millisecond, min(nextSpaces, nextLook)-monotonic()))
+	}
+}
+
+// findSpaces lists the namespaces and passes the list on.
+func (d *discovery) findSpaces(ctx context.Context) {
+	list, err := d.finder.Find(ctx, d.thread)
+	err = errors.Join(err, d.finder.HostErr)
+	if err != nil && ctx.Err() == nil && err.Error() != d.lastErr {
+		// Once, and again when it changes: it will be the same every time.
+		d.lastErr = err.Error()
+		d.s.log.Warn("some network namespaces cannot be seen", "error", err, "remedy", "CAP_SYS_PTRACE and CAP_SYS_ADMIN, and the host's process namespace")
+	}
+	if len(list) == 0 {
+		return
+	}
+	now := monotonic()
+	seen := make(map[netns.ID]*viewed, len(list))
+	d.order = d.order[:0]
+	for _, ns := range list {
+		v := d.spaces[ns.ID]
+		if v == nil {
+			v = &viewed{dirty: now}
+		}
+		v.ns = ns
+		seen[ns.ID] = v
+		d.order = append(d.order, ns.ID)
+	}
+	d.spaces = seen
+	d.s.stats.namespaces.Store(int64(len(list)))
+	select {
+	case d.s.spaces <- slices.Clone(list):
+	case <-ctx.Done():
+	}
+}
+
+// look reads the counters of all namespaces and dumps those that may have
+// something new, the longest waiting first, as far as the budget goes.
+func (d *discovery) look(ctx context.Context, c *config.Config) (hot bool, err error) {
+	now := monotonic()
+	d.budget = min(budgetBurst, d.budget+time.Duration(c.Watch.DumpCPU*float64(now-d.budgetAt)))
+	d.budgetAt = now
+	var turn []*viewed
+	for _, id := range d.order {
+		v := d.spaces[id]
+		d.gate(v, now)
+		if v.hot > now {
+			hot = true
+		}
+		if v.dirty != 0 {
+			turn = append(turn, v)
+		}
+	}
+	slices.SortStableFunc(turn, func(a, b *viewed) int {
+		if (a.hot > now) != (b.hot > now) {
+			if a.hot > now {
+				return -1
+			}
+			return 1
+		}
+		return int(a.dirty - b.dirty)
+	})
+	for _, v := range turn {
+		if d.budget <= 0 {
+			break // discovery gets slower, and says so below
+		}
+		if err := d.dump(ctx, c, v); err != nil {
+			return hot, err
+		}
+		if ctx.Err() != nil {
+			return hot, nil
+		}
+	}
+	var oldest time.Duration
+	for _, v := range d.spaces {
+		if v.dirty != 0 {
+			oldest = max(oldest, monotonic()-v.dirty)
+		}
+	}
+	d.s.stats.oldestDump.Store(int64(oldest))
+	return hot, nil
+}
+
+// gate decides by the counters of a namespace whether it is worth a dump.
+func (d *discovery) gate(v *viewed, now time.Duration) {
+	if v.dirty != 0 {
+		return
+	}
+	if now-v.dumped >= fullLook {
+		v.dirty = now
+		return
+	}
+	opens, err := d.opens(v)
+	if errors.Is(err, netns.ErrGone) {
+		d.broken(v)
+		return
+	}
+	if err != nil || opens != v.opens {
+		v.dirty = now
+	}
+}
+
+// opens reads how many connections were ever opened in the namespace.
+func (d *discovery) opens(v *viewed) (uint64, error) {
+	if v.ns.PID != 0 && v.ns.Name == "" {
+		// Spares a visit. The path is of the process that leads into the
+		// namespace; if it has gone to another one since, the next walk will
+		// tell, and a wrong count only costs a dump.
+		c, err := d.counters.Read(d.s.procPath(v.ns.PID, "net/snmp"))
+		if err == nil {
+			return c.ActiveOpens, nil
+		}
+	}
+	var c tcpstate.Counters
+	err := d.thread.Visit(v.ns, func() (err error) {
+		c, err = d.counters.Read("/proc/thread-self/net/snmp")
+		return err
+	})
+	return c.ActiveOpens, err
+}
+
+// dump lists the watched connections of a namespace and passes them on.
+func (d *discovery) dump(ctx context.Context, c *config.Config, v *viewed) error {
+	opens, err := d.opens(v) // before the dump, so that nothing falls in between
+	if errors.Is(err, netns.ErrGone) {
+		d.broken(v)
+		return nil
+	}
+	before := sys.ThreadCPU()
+	d.batch = d.batch[:0]
+	err = d.thread.Visit(v.ns, func() error {
+		if err := d.socket.Open(); err != nil {
+			return err
+		}
+		defer d.socket.Close()
+		return d.socket.Dump(tcpstate.Filter{RemotePorts: c.Watch.Ports, Info: true}, func(k *tcpstate.Connection) error {
+			// Our own probes carry our mark.
+			if wanted(c, k) && (c.Probe.Mark == 0 || k.Mark != c.Probe.Mark) {
+				d.batch = append(d.batch, *k)
+			}
+			return nil
+		})
+	})
+	d.budget -= sys.ThreadCPU() - before
+	d.s.stats.dumps.Add(1)
+	switch {
+	case errors.Is(err, netns.ErrStranded):
+		return err
+	case errors.Is(err, netns.ErrGone):
+		d.broken(v)
+		return nil
+	case err != nil:
+		d.s.stats.dumpErrors.Add(1)
+		d.s.log.Debug("cannot list connections", "namespace", v.ns, "error", err)
+		return nil // dirty as before: tried again at the next turn
+	}
+	v.opens, v.dumped, v.dirty = opens, monotonic(), 0
+	if len(d.batch) == 0 {
+		return nil
+	}
+	select {
+	case d.s.found <- found{ns: v.ns.ID, conns: slices.Clone(d.batch)}:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// broken has the way into a namespace looked for again.
+func (d *discovery) broken(v *viewed) {
+	d.finder.Forget(v.ns.ID)
+	d.s.askRefresh()
+}
+
+func (s *Supervisor) askRefresh() {
+	select {
+	case s.refresh <- struct{}{}:
+	default: // asked already
+	}
+}
+
+// procPath is the path of a file of a process.
+func (s *Supervisor) procPath(pid int, file string) string {
+	root := s.opt.Proc.Proc
+	if root == "" {
+		root = "/proc"
+	}
+	return root + "/" + strconv.Itoa(pid) + "/" + file
+}
+
+func itoa(n int) string { return strconv.Itoa(n) }

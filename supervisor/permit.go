@@ -1,0 +1,112 @@
+package supervisor
+
+import (
+	"os/user"
+	"strconv"
+	"sync"
+
+	"github.com/redisguard/redisguard/config"
+	"github.com/redisguard/redisguard/proc"
+	"github.com/redisguard/redisguard/tcpstate"
+	"github.com/redisguard/redisguard/verdict"
+)
+
+// ownership is what is known about whose a connection is.
+type ownership struct {
+	// asked says that the attributor has looked; before that nothing is allowed.
+	asked bool
+	// owner is nil if no process was found to hold the socket.
+	owner *proc.Owner
+	// redis is why the owner is taken for a Redis server itself; empty if not.
+	redis string
+	// listens says that Redis seems to listen in the namespace, so that a
+	// connection without a known owner may be its.
+	listens bool
+	user    string
+}
+
+// permit decides what may be done about a connection, and why not more. It is
+// where the safety promises about whom we touch live.
+func (s *Supervisor) permit(c *config.Config, k *tcpstate.Connection, o *ownership) (verdict.Permit, string) {
+	no := func(why string) (verdict.Permit, string) { return verdict.ObserveOnly, why }
+	switch {
+	case k.MPTCP:
+		return no("MPTCP connections cannot be ended one by one")
+	case k.Inode == 0:
+		return no("no application holds it any more")
+	case !o.asked:
+		return no("its process is not known yet")
+	case o.redis != "":
+		return no("Redis itself: its process " + o.redis)
+	case o.owner == nil && o.listens:
+		return no("its process is not known, and Redis listens in this namespace")
+	case o.owner == nil && excludes(c):
+		return no("its process is not known, and [exclude] names some")
+	}
+	if why := excluded(c, o, k.UID); why != "" {
+		return no(why)
+	}
+	if s.opt.DryRun {
+		return no("--dry-run")
+	}
+	if m := config.Ceiling(c.Mode, c.Watch.Mode, c.Reap.Mode); m != config.Enforce {
+		return no("mode is " + m.String())
+	}
+	return verdict.MayReap, ""
+}
+
+func excludes(c *config.Config) bool {
+	x := &c.Exclude
+	return len(x.Namespaces)+len(x.Pods)+len(x.Units)+len(x.Users)+len(x.Commands) > 0
+}
+
+// excluded tells which entry of [exclude] names the owner.
+func excluded(c *config.Config, o *ownership, uid uint32) string {
+	x := &c.Exclude
+	id := strconv.FormatUint(uint64(uid), 10)
+	if config.MatchAny(x.Users, id) || config.MatchAny(x.Users, o.user) {
+		return "excluded: user " + id
+	}
+	if o.owner == nil {
+		return ""
+	}
+	w := &o.owner.Workload
+	switch {
+	case config.MatchAny(x.Namespaces, o.owner.PodNamespace):
+		return "excluded: Kubernetes namespace " + proc.Safe(o.owner.PodNamespace)
+	case config.MatchAny(x.Pods, o.owner.PodName), config.MatchAny(x.Pods, w.PodUID):
+		return "excluded: pod " + proc.Safe(o.owner.PodName)
+	case config.MatchAny(x.Units, w.Unit):
+		return "excluded: unit " + proc.Safe(w.Unit)
+	case config.MatchAny(x.Commands, o.owner.Process.Comm):
+		return "excluded: command " + proc.Safe(o.owner.Process.Comm)
+	case w.PodUID != "" && o.owner.PodName == "" && len(x.Namespaces)+len(x.Pods) > 0:
+		// A pod whose name we cannot learn may be one of those.
+		return "the name of pod " + w.PodUID + " is not known, and [exclude] names some"
+	}
+	return ""
+}
+
+// users caches the names of users.
+type users struct {
+	mu    sync.Mutex
+	names map[uint32]string
+}
+
+// name is the login name of a user of the host, empty if it has none.
+func (u *users) name(uid uint32) string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if n, ok := u.names[uid]; ok {
+		return n
+	}
+	if u.names == nil || len(u.names) > 10_000 {
+		u.names = map[uint32]string{}
+	}
+	n := ""
+	if found, err := user.LookupId(strconv.FormatUint(uint64(uid), 10)); err == nil {
+		n = found.Username
+	}
+	u.names[uid] = n
+	return n
+}

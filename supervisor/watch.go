@@ -1,0 +1,516 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/redisguard/redisguard/config"
+	"github.com/redisguard/redisguard/netns"
+	"github.com/redisguard/redisguard/tcpstate"
+	"github.com/redisguard/redisguard/verdict"
+)
+
+// result is what an errand brings back.
+type result struct {
+	probe  *verdict.Probe
+	hop    *verdict.NextHop
+	others *verdict.Others
+}
+
+const (
+	// suspectTick is the pause between looks while anything is suspect.
+	suspectTick = 100 * time.Millisecond
+	// everyone is within how long each connection is looked at.
+	everyone = time.Second
+	// perTick is how many connections are looked at at every tick in quiet
+	// times, all of them if there are no more. 500 looks are some 0.8 ms.
+	perTick = 500
+	// suspectsPerPath bounds the looks at one suspect path per tick; beyond it
+	// they take turns.
+	suspectsPerPath = 256
+)
+
+// tracked is a connection in the watcher's table.
+type tracked struct {
+	key   verdict.ConnKey
+	space *space
+	conn  tcpstate.Connection // as last seen
+	own   ownership
+	// permit as the core was told.
+	permit verdict.Permit
+	why    string
+}
+
+// space is a namespace in the watcher's table.
+type space struct {
+	ns    netns.Namespace
+	key   verdict.NS
+	conns map[uint64]*tracked
+	slot  int  // at which tick of a round everyone in it is looked at
+	lost  bool // its way in is broken; the discoverer looks for another
+}
+
+// watcher is the state of the watching loop.
+type watcher struct {
+	s        *Supervisor
+	thread   *netns.Thread
+	socket   tcpstate.Socket
+	core     *verdict.Core
+	set      verdict.Settings
+	rec      *recorder
+	in       verdict.Input
+	spaces   map[netns.ID]*space
+	byKey    map[verdict.NS]*space
+	hostNS   verdict.NS
+	conns    map[verdict.ConnKey]*tracked
+	suspects []verdict.PathKey
+	wake     time.Duration
+	round    int
+	probeID  uint64
+	off      bool
+
+	// Kept for their memory.
+	ids     []tcpstate.ID
+	turn    []*tracked
+	results []tcpstate.Result
+	errs    []error
+}
+
+// nsKey names a namespace for the core. Cookies start at 1 and stay far below
+// the range of the inode numbers of nsfs, which the kernel allocates from
+// 0xF0000000 on (PROC_DYNAMIC_FIRST in fs/proc).
+func nsKey(id netns.ID) verdict.NS {
+	if id.Cookie != 0 {
+		return verdict.NS(id.Cookie)
+	}
+	return verdict.NS(id.Inode)
+}
+
+// watch looks, judges and acts until ctx ends.
+func (s *Supervisor) watch(ctx context.Context) error {
+	thread, err := netns.NewThread()
+	if err != nil {
+		return err
+	}
+	defer thread.Close()
+	w := &watcher{
+		s: s, thread: thread, spaces: map[netns.ID]*space{}, byKey: map[verdict.NS]*space{}, conns: map[verdict.ConnKey]*tracked{},
+	}
+	c := s.config()
+	w.set = settings(c, 0)
+	w.core = verdict.New(w.set)
+	w.rec = openRecorder(c.Record, w.set, s.log)
+	defer w.rec.close()
+	return w.loop(ctx)
+}
+
+func (w *watcher) loop(ctx context.Context) error {
+	s := w.s
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var nextTick, nextAlive time.Duration
+	for {
+		ticked := false
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.changed:
+			w.reconfigure()
+		case list := <-s.spaces:
+			w.takeSpaces(list)
+		case f := <-s.found:
+			w.takeFound(ctx, f)
+		case answers := <-s.answered:
+			w.takeAnswers(answers)
+		case r := <-s.results:
+			w.takeResult(r)
+		case <-timer.C:
+			ticked = true
+		}
+		now := monotonic()
+		c := s.config()
+		if ticked && now >= nextAlive {
+			nextAlive = now + time.Second
+			if s.opt.Alive != nil {
+				s.opt.Alive()
+			}
+		}
+		if off := s.watchMode(c) == config.Off || s.disabled(); off != w.off {
+			w.switchOff(off)
+		}
+		if w.off {
+			timer.Reset(500 * time.Millisecond)
+			nextTick = 0
+			continue
+		}
+		tick := c.Watch.Tick
+		if len(w.suspects) > 0 {
+			tick = min(tick, suspectTick)
+		}
+		if ticked && now >= nextTick {
+			if nextTick != 0 {
+				// Late by more than the time between two ticks is worth knowing.
+				if late := now - nextTick; late > tick {
+					w.in.Late = late
+					s.stats.late.Add(1)
+				}
+			}
+			if err := w.lookAround(); err != nil {
+				return err
+			}
+			nextTick = now + tick
+		}
+		if err := w.step(ctx); err != nil {
+			return err
+		}
+		if len(w.suspects) > 0 {
+			nextTick = min(nextTick, now+suspectTick)
+		}
+		next := nextTick
+		if w.wake != 0 {
+			next = min(next, w.wake)
+		}
+		timer.Reset(max(0, next-monotonic()))
+	}
+}
+
+// step hands over what was observed and does what follows. Actions have results,
+// which are handed over at once, since a verdict may hang on them.
+func (w *watcher) step(ctx context.Context) error {
+	for range 3 {
+		w.in.Now = monotonic()
+		w.rec.write(&w.in)
+		out := w.core.Step(&w.in)
+		w.s.stats.steps.Add(1)
+		w.in.Reset()
+		w.suspects = append(w.suspects[:0], out.Suspects...)
+		w.wake = out.Wake
+		for i := range out.Events {
+			w.publish(&out.Events[i])
+		}
+		if err := w.reap(out.Reap); err != nil {
+			return err
+		}
+		for _, p := range out.Probe {
+			w.probe(ctx, p)
+		}
+		for _, p := range out.NextHop {
+			w.nextHop(ctx, p)
+		}
+		for _, o := range out.Others {
+			w.others(ctx, o)
+		}
+		if len(w.in.Reaped) == 0 && len(w.in.Probes) == 0 {
+			break
+		}
+	}
+	w.s.stats.tracked.Store(int64(len(w.conns)))
+	return nil
+}
+
+// settings are the core's numbers from the config.
+func settings(c *config.Config, host verdict.NS) verdict.Settings {
+	return verdict.Settings{
+		HostNS: host, DownAfter: c.EffectiveDownAfter(), MinSilence: c.Reap.MinSilence, Rate: c.Reap.Rate, Burst: c.Reap.Burst,
+		MaxShare: c.Reap.MaxShare, Spread: c.Reap.Spread, ProbesPerSecond: c.Probe.PerSecond, Baseline: c.Probe.Baseline,
+		OnDown: verdict.Policy(c.Policy.OnDown.String()), OnUnresponsive: verdict.Policy(c.Policy.OnUnresponsive.String()),
+	}
+}
+
+// Settings are the core's numbers from the config, for a replay.
+func Settings(c *config.Config, host verdict.NS) verdict.Settings { return settings(c, host) }
+
+func (w *watcher) reconfigure() {
+	c := w.s.config()
+	w.set = settings(c, w.hostNS)
+	w.core.Configure(w.set)
+	for _, t := range w.conns {
+		if !slices.Contains(c.Watch.Ports, t.conn.Remote.Port()) || !wanted(c, &t.conn) {
+			w.forget(t)
+			continue
+		}
+		w.tell(t)
+	}
+	for _, sp := range w.spaces {
+		w.s.lookSoon(sp.ns.ID) // there may be other ports now
+	}
+}
+
+// switchOff forgets everything, or begins anew.
+func (w *watcher) switchOff(off bool) {
+	w.off = off
+	w.spaces, w.byKey, w.conns = map[netns.ID]*space{}, map[verdict.NS]*space{}, map[verdict.ConnKey]*tracked{}
+	w.core = verdict.New(w.set)
+	w.in.Reset()
+	w.suspects, w.wake = nil, 0
+	w.s.stats.tracked.Store(0)
+	text := "redisguard is on"
+	if off {
+		text = "redisguard is off: nothing is watched and nothing touched"
+	} else {
+		w.s.askRefresh()
+	}
+	w.announce(text)
+}
+
+// takeSpaces brings the list of namespaces up to date.
+func (w *watcher) takeSpaces(list spaceList) {
+	if w.off {
+		return
+	}
+	seen := make(map[netns.ID]bool, len(list))
+	for i, ns := range list {
+		seen[ns.ID] = true
+		sp := w.spaces[ns.ID]
+		if sp == nil {
+			sp = &space{key: nsKey(ns.ID), conns: map[uint64]*tracked{}, slot: rand.IntN(1 << 16)}
+			w.spaces[ns.ID] = sp
+			w.byKey[sp.key] = sp
+		}
+		sp.ns, sp.lost = ns, false
+		if i == 0 && sp.key != w.hostNS {
+			w.hostNS = sp.key // the list has the host's first
+			w.set.HostNS = w.hostNS
+			w.core.Configure(w.set)
+		}
+	}
+	for id, sp := range w.spaces {
+		if seen[id] {
+			continue
+		}
+		for _, t := range sp.conns {
+			w.forget(t)
+		}
+		delete(w.spaces, id)
+		delete(w.byKey, sp.key)
+	}
+}
+
+// takeFound adds connections that were not known.
+func (w *watcher) takeFound(ctx context.Context, f found) {
+	sp := w.spaces[f.ns]
+	if sp == nil || w.off {
+		return
+	}
+	c := w.s.config()
+	var ask []*subject
+	for i := range f.conns {
+		k := &f.conns[i]
+		if t := sp.conns[k.Cookie]; t != nil {
+			continue
+		}
+		if !slices.Contains(c.Watch.Ports, k.Remote.Port()) || !wanted(c, k) {
+			continue // dumped under an older config
+		}
+		t := &tracked{key: verdict.ConnKey{NS: sp.key, Cookie: k.Cookie}, space: sp, conn: *k}
+		sp.conns[k.Cookie] = t
+		w.conns[t.key] = t
+		w.tell(t)
+		w.in.Samples = append(w.in.Samples, sample(t.key, k))
+		ask = append(ask, &subject{key: t.key, ns: sp.ns, inode: k.Inode, uid: k.UID})
+	}
+	if len(ask) == 0 {
+		return
+	}
+	select {
+	case w.s.ask <- ask:
+	default:
+		// The attributor is far behind. Unasked is observed only; the next full
+		// look cannot repair that, so wait for it on an errand.
+		if !w.s.errands.run(ctx, func(ctx context.Context) {
+			select {
+			case w.s.ask <- ask:
+			case <-ctx.Done():
+			}
+		}) {
+			for _, sub := range ask {
+				w.forget(w.conns[sub.key]) // found again by the next look
+			}
+			w.s.stats.skippedErrands.Add(1)
+		}
+	}
+}
+
+// tell introduces a connection to the core, or what has changed about it.
+func (w *watcher) tell(t *tracked) {
+	t.permit, t.why = w.s.permit(w.s.config(), &t.conn, &t.own)
+	w.in.Appeared = append(w.in.Appeared, verdict.Appeared{
+		Key: t.key, Local: t.conn.Local, Remote: t.conn.Remote, Permit: t.permit, Why: t.why, Owner: ownerWord(t.own.owner),
+	})
+}
+
+func (w *watcher) takeAnswers(answers []answer) {
+	for i := range answers {
+		if t := w.conns[answers[i].key]; t != nil {
+			t.own = answers[i].own
+			w.tell(t)
+		}
+	}
+}
+
+func (w *watcher) takeResult(r result) {
+	switch {
+	case r.probe != nil:
+		w.in.Probes = append(w.in.Probes, *r.probe)
+	case r.hop != nil:
+		w.in.NextHops = append(w.in.NextHops, *r.hop)
+	case r.others != nil:
+		w.in.Others = append(w.in.Others, *r.others)
+	}
+}
+
+// forget drops a connection.
+func (w *watcher) forget(t *tracked) {
+	if t == nil {
+		return
+	}
+	delete(w.conns, t.key)
+	delete(t.space.conns, t.key.Cookie)
+	w.in.Gone = append(w.in.Gone, t.key)
+}
+
+// lookAround takes a sample of every connection whose turn it is: all if they are
+// few, else some of each endpoint at every tick, those of suspect paths too, and
+// everyone once a second.
+func (w *watcher) lookAround() error {
+	w.round++
+	ticks := max(1, int(everyone/w.s.config().Watch.Tick))
+	all := len(w.conns) <= perTick
+	var turn map[verdict.ConnKey]bool
+	if !all {
+		turn = w.representatives()
+		w.addSuspects(turn)
+	}
+	for _, sp := range w.spaces {
+		if len(sp.conns) == 0 || sp.lost {
+			continue
+		}
+		w.turn, w.ids = w.turn[:0], w.ids[:0]
+		mine := all || (sp.slot+w.round)%ticks == 0
+		for _, t := range sp.conns {
+			if mine || turn[t.key] {
+				w.turn = append(w.turn, t)
+				w.ids = append(w.ids, t.conn.ID)
+			}
+		}
+		if len(w.turn) == 0 {
+			continue
+		}
+		if err := w.lookAt(sp); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// representatives picks a few connections of each endpoint, most recently heard
+// ones, since those show a silence first.
+func (w *watcher) representatives() map[verdict.ConnKey]bool {
+	const perEndpoint = 4
+	best := map[netip.AddrPort][perEndpoint]*tracked{}
+	for _, t := range w.conns {
+		b := best[t.conn.Remote]
+		for i := range b {
+			if b[i] == nil || t.conn.Info.BytesReceived > b[i].conn.Info.BytesReceived {
+				copy(b[i+1:], b[i:])
+				b[i] = t
+				break
+			}
+		}
+		best[t.conn.Remote] = b
+	}
+	turn := make(map[verdict.ConnKey]bool, len(best)*perEndpoint)
+	for _, b := range best {
+		for _, t := range b {
+			if t != nil {
+				turn[t.key] = true
+			}
+		}
+	}
+	return turn
+}
+
+func (w *watcher) addSuspects(turn map[verdict.ConnKey]bool) {
+	for _, p := range w.suspects {
+		sp := w.byKey[p.NS]
+		if sp == nil {
+			continue
+		}
+		n := 0
+		for _, t := range sp.conns {
+			if t.conn.Remote == p.Endpoint && n < suspectsPerPath {
+				turn[t.key] = true
+				n++
+			}
+		}
+	}
+}
+
+// lookAt samples w.turn, which are connections of sp.
+func (w *watcher) lookAt(sp *space) error {
+	w.results = slices.Grow(w.results[:0], len(w.ids))[:len(w.ids)]
+	err := w.thread.Visit(sp.ns, func() error {
+		if err := w.socket.Open(); err != nil {
+			return err
+		}
+		defer w.socket.Close()
+		return w.socket.Get(w.ids, w.results)
+	})
+	w.s.stats.gets.Add(int64(len(w.ids)))
+	switch {
+	case errors.Is(err, netns.ErrStranded):
+		return err
+	case errors.Is(err, netns.ErrGone):
+		sp.lost = true
+		w.s.askRefresh()
+		return nil
+	case err != nil:
+		w.s.log.Debug("cannot look at connections", "namespace", sp.ns, "error", err)
+		return nil
+	}
+	for i, t := range w.turn {
+		r := &w.results[i]
+		switch {
+		case errors.Is(r.Err, tcpstate.ErrGone):
+			w.forget(t)
+		case r.Err != nil:
+			w.s.log.Debug("cannot look at a connection", "namespace", sp.ns, "local", t.conn.Local, "remote", t.conn.Remote, "error", r.Err)
+		default:
+			orphaned := r.Inode == 0 && t.conn.Inode != 0
+			t.conn = r.Connection
+			if orphaned {
+				w.tell(t)
+			}
+			w.in.Samples = append(w.in.Samples, sample(t.key, &t.conn))
+		}
+	}
+	return nil
+}
+
+// sample turns a look at a connection into the core's words.
+func sample(key verdict.ConnKey, k *tcpstate.Connection) verdict.Sample {
+	s := verdict.Sample{
+		Key: key, Retrans: k.Retrans, Unacked: k.Info.Unacked, RTT: k.Info.RTT,
+		LastDataSent: k.Info.LastDataSent, LastDataRecv: k.Info.LastDataRecv, LastAckRecv: k.Info.LastAckRecv,
+		SegsIn: k.Info.SegsIn, DataSegsOut: k.Info.DataSegsOut, TotalRetrans: k.Info.TotalRetrans, BytesReceived: k.Info.BytesReceived,
+	}
+	switch k.State {
+	case tcpstate.Established:
+		s.State = verdict.Established
+	case tcpstate.SynSent:
+		s.State = verdict.SynSent
+	}
+	switch k.Timer {
+	case tcpstate.TimerRetransmit:
+		s.Timer = verdict.RetransmitTimer
+	case tcpstate.TimerKeepalive:
+		s.Timer = verdict.KeepaliveTimer
+	case tcpstate.TimerZeroWindow:
+		s.Timer = verdict.ZeroWindowTimer
+	}
+	return s
+}
