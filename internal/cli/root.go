@@ -45,6 +45,9 @@ reached, 5 not permitted.`,
 		SilenceUsage:  true,
 	}
 	root.AddCommand(
+		newRunCommand(),
+		newReplayCommand(),
+		newConnectionsCommand(),
 		newConfigCommand(),
 		newVersionCommand(),
 	)

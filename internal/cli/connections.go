@@ -1,0 +1,380 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/redisguard/redisguard/netns"
+	"github.com/redisguard/redisguard/proc"
+	"github.com/redisguard/redisguard/tcpstate"
+)
+
+// attributionBudget bounds the search for the owners of the sockets. On a node
+// with 100,000 descriptors it takes some 100 ms.
+const attributionBudget = 2 * time.Second
+
+// shownStates are all states but those without an application's interest in
+// them: LISTEN, TIME_WAIT, SYN_RECV.
+var shownStates = tcpstate.Mask(tcpstate.Established, tcpstate.SynSent, tcpstate.CloseWait,
+	tcpstate.FinWait1, tcpstate.FinWait2, tcpstate.LastAck, tcpstate.Closing)
+
+func newConnectionsCommand() *cobra.Command {
+	var (
+		s          survey
+		configPath string
+		endpoint   string
+		asJSON     bool
+	)
+	cmd := &cobra.Command{
+		Use:   "connections",
+		Short: "List this node's connections to Redis and what they are doing",
+		Long: `Connections lists the TCP connections toward the watched ports in every network
+namespace of this node: whose they are, when the peer was last heard, and which
+are stalled, that is retransmitting or probing without an answer. It looks once,
+by itself: no daemon is needed.
+
+The exit code is 0, or 3 if --stalled was given and there are such; it is 5 if no
+network namespace could be looked at for want of privileges.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ports, _ := cmd.Flags().GetUintSlice("ports")
+			if err := s.setPorts(ports); err != nil {
+				return usageError(err)
+			}
+			if err := s.setEndpoint(endpoint); err != nil {
+				return usageError(err)
+			}
+			if _, err := path.Match(s.namespace, ""); err != nil {
+				return usageError(fmt.Errorf("cannot use --namespace %q: %w", s.namespace, err))
+			}
+			// An endpoint with a port says which connections are meant.
+			if len(s.ports) == 0 && s.endpoint.Port() != 0 {
+				s.ports = []uint16{s.endpoint.Port()}
+			}
+			if len(s.ports) == 0 || !cmd.Flags().Changed("loopback") {
+				c, _, err := loadConfig(configPath)
+				if err != nil {
+					return err
+				}
+				if len(s.ports) == 0 {
+					s.ports = c.Watch.Ports
+				}
+				if !cmd.Flags().Changed("loopback") {
+					s.loopback = c.Watch.Loopback
+				}
+			}
+			if len(s.ports) == 0 {
+				return &exitError{code: ExitFailed, err: errors.New("cannot list connections: watch.ports is empty"), remedy: "name the ports with --ports"}
+			}
+			found, err := s.look(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = writeJSON(cmd.OutOrStdout(), connectionsJSON(found.connections))
+			} else {
+				writeConnections(cmd.OutOrStdout(), found.connections)
+			}
+			if err != nil {
+				return err
+			}
+			found.tell(cmd.ErrOrStderr())
+			switch {
+			case found.seen == 0 && found.denied:
+				return exitCode(ExitNotPermitted)
+			case found.seen == 0:
+				return exitCode(ExitFailed)
+			case s.stalled && len(found.connections) > 0:
+				return exitCode(ExitFindings)
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&s.stalled, "stalled", false, "list only stalled connections, and exit with 3 if there are any")
+	f.StringVar(&s.namespace, "namespace", "", "list only network namespaces whose name matches `GLOB`, such as cni-* or host")
+	f.StringVar(&endpoint, "endpoint", "", "list only connections to `IP[:PORT]`")
+	f.UintSlice("ports", nil, "remote `PORTS` to look for (default: watch.ports of the config)")
+	f.BoolVar(&s.loopback, "loopback", false, "list connections over loopback as well (default: watch.loopback of the config)")
+	f.BoolVar(&asJSON, "json", false, "write a JSON array")
+	configFlag(cmd, &configPath)
+	return cmd
+}
+
+// survey is one look at all network namespaces of the node.
+type survey struct {
+	ports     []uint16
+	loopback  bool
+	stalled   bool
+	namespace string         // glob for the name, "" for all
+	endpoint  netip.AddrPort // invalid for all; port 0 for any
+
+	finder netns.Finder // its zero value is the running system
+	proc   proc.FS
+}
+
+func (s *survey) setPorts(ports []uint) error {
+	if len(ports) > tcpstate.MaxPorts {
+		return fmt.Errorf("cannot use --ports: %d ports, at most %d", len(ports), tcpstate.MaxPorts)
+	}
+	for _, p := range ports {
+		if p == 0 || p > 65535 {
+			return fmt.Errorf("cannot use --ports: %d is no port", p)
+		}
+		s.ports = append(s.ports, uint16(p))
+	}
+	return nil
+}
+
+func (s *survey) setEndpoint(text string) error {
+	if text == "" {
+		return nil
+	}
+	ap, err := netip.ParseAddrPort(text)
+	if err == nil && ap.Port() == 0 {
+		err = errors.New("0 is no port")
+	}
+	if err != nil {
+		addr, aerr := netip.ParseAddr(text)
+		if aerr != nil {
+			return fmt.Errorf("cannot use --endpoint %q: it is no IP or IP:PORT (an IPv6 address with a port stands in brackets)", text)
+		}
+		ap = netip.AddrPortFrom(addr, 0)
+	}
+	s.endpoint = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	return nil
+}
+
+// connection is one connection with what is known about it.
+type connection struct {
+	tcpstate.Connection
+	namespace  netns.Namespace
+	owner      *proc.Owner // nil: not found
+	stalledFor time.Duration
+	unanswered int
+	stalled    bool
+}
+
+// surveyed is what a survey found.
+type surveyed struct {
+	connections []connection
+	seen        int  // namespaces looked at
+	denied      bool // some may not be
+	problems    problems
+}
+
+// look does the survey on a goroutine of its own: the main one must not visit
+// network namespaces.
+func (s *survey) look(ctx context.Context) (*surveyed, error) {
+	type result struct {
+		found *surveyed
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		found, err := s.lookAround(ctx)
+		done <- result{found, err}
+	}()
+	r := <-done
+	return r.found, r.err
+}
+
+func (s *survey) lookAround(ctx context.Context) (*surveyed, error) {
+	thread, err := netns.NewThread()
+	if err != nil {
+		return nil, fmt.Errorf("cannot list connections: %w", err)
+	}
+	defer thread.Close()
+	found := &surveyed{}
+	if s.finder.Walk == nil {
+		s.finder.Walk = s.proc.WalkNetNS
+	}
+	namespaces, err := s.finder.Find(ctx, thread)
+	if err != nil {
+		found.problems.add(findRemedy, err)
+	}
+	if s.finder.HostErr != nil && len(namespaces) > 0 {
+		found.problems.add("the namespace called host is this process's own", s.finder.HostErr)
+	}
+	var socket tcpstate.Socket
+	matched := 0
+	for _, ns := range namespaces {
+		if ok, _ := path.Match(s.namespace, ns.String()); s.namespace != "" && !ok {
+			continue
+		}
+		matched++
+		if err := s.dump(thread, &socket, ns, found); err != nil {
+			if errors.Is(err, netns.ErrGone) {
+				continue
+			}
+			found.problems.add(dumpRemedy(err), err)
+			found.denied = found.denied || notPermitted(err)
+			if errors.Is(err, netns.ErrStranded) {
+				break
+			}
+			continue
+		}
+		found.seen++
+	}
+	if matched == 0 && s.namespace != "" {
+		return nil, &exitError{code: ExitFailed, err: fmt.Errorf("cannot list connections: no network namespace is called %s", s.namespace),
+			remedy: "leave --namespace out to see their names"}
+	}
+	s.attribute(ctx, found)
+	slices.SortFunc(found.connections, func(a, b connection) int {
+		return cmp.Or(
+			-cmp.Compare(a.rank(), b.rank()),
+			cmp.Compare(a.namespace.String(), b.namespace.String()),
+			a.Remote.Compare(b.Remote),
+			a.Local.Compare(b.Local),
+		)
+	})
+	return found, nil
+}
+
+// rank orders stalled connections by how long they are; the others come last.
+func (c *connection) rank() time.Duration {
+	if !c.stalled {
+		return -1
+	}
+	return c.stalledFor
+}
+
+// dump adds the connections of one namespace.
+func (s *survey) dump(thread *netns.Thread, socket *tcpstate.Socket, ns netns.Namespace, found *surveyed) error {
+	var list []connection
+	seen := map[uint64]bool{} // a dump may repeat a socket
+	err := thread.Visit(ns, func() error {
+		if err := socket.Open(); err != nil {
+			return err
+		}
+		defer socket.Close()
+		return socket.Dump(tcpstate.Filter{States: shownStates, RemotePorts: s.ports, Info: true}, func(c *tcpstate.Connection) error {
+			if seen[c.Cookie] || !s.wants(c) {
+				return nil
+			}
+			seen[c.Cookie] = true
+			one := connection{Connection: *c, namespace: ns}
+			one.stalledFor, one.unanswered, one.stalled = c.Stalled()
+			if s.stalled && !one.stalled {
+				return nil
+			}
+			list = append(list, one)
+			return nil
+		})
+	})
+	if err != nil {
+		if errors.Is(err, netns.ErrGone) {
+			return err
+		}
+		return fmt.Errorf("cannot list connections of network namespace %s: %w", ns, err)
+	}
+	found.connections = append(found.connections, list...)
+	return nil
+}
+
+func (s *survey) wants(c *tcpstate.Connection) bool {
+	if c.Remote.Addr().IsLoopback() && !s.loopback {
+		return false
+	}
+	if !s.endpoint.IsValid() {
+		return true
+	}
+	return c.Remote.Addr() == s.endpoint.Addr() && (s.endpoint.Port() == 0 || c.Remote.Port() == s.endpoint.Port())
+}
+
+// attribute looks for the owners, all in one pass over /proc.
+func (s *survey) attribute(ctx context.Context, found *surveyed) {
+	want := map[proc.NSKey][]uint64{}
+	for _, c := range found.connections {
+		if c.Inode != 0 {
+			key := nsKey(c.namespace)
+			want[key] = append(want[key], uint64(c.Inode))
+		}
+	}
+	if len(want) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, attributionBudget)
+	defer cancel()
+	owners, stats := proc.NewAttributor(s.proc).Resolve(ctx, want)
+	for i := range found.connections {
+		c := &found.connections[i]
+		if o, ok := owners[uint64(c.Inode)]; ok && c.Inode != 0 {
+			c.owner = &o
+		}
+	}
+	missing := stats.Wanted - stats.Found
+	switch {
+	case missing <= 0:
+	case stats.Err != nil:
+		found.problems.add("try again when the node is less busy",
+			fmt.Errorf("cannot tell the process of %d connections: %w", missing, stats.Err))
+	case stats.Denied > 0:
+		found.problems.add("run it as root, or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
+			fmt.Errorf("cannot tell the process of %d connections: %d processes may not be looked at", missing, stats.Denied))
+	}
+}
+
+func nsKey(ns netns.Namespace) proc.NSKey { return proc.NSKey{Dev: ns.ID.Dev, Ino: ns.ID.Inode} }
+
+const findRemedy = "to see all network namespaces run it as root, or with CAP_SYS_PTRACE and CAP_SYS_ADMIN"
+
+// dumpRemedy is what helps against an error of a visit.
+func dumpRemedy(err error) string {
+	switch {
+	case notPermitted(err):
+		return "to enter network namespaces run it as root, or with CAP_SYS_ADMIN"
+	case errors.Is(err, tcpstate.ErrNotSupported):
+		return "the kernel needs CONFIG_INET_DIAG and CONFIG_INET_TCP_DIAG; try modprobe tcp_diag"
+	}
+	return ""
+}
+
+func notPermitted(err error) bool {
+	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, tcpstate.ErrNotPermitted)
+}
+
+// process is how a table shows the owner.
+func (c *connection) process() string {
+	switch {
+	case c.owner != nil:
+		s := proc.Safe(c.owner.Process.Comm) + "[" + strconv.Itoa(c.owner.Process.PID) + "]"
+		if c.owner.Holders > 1 {
+			s += "+" + strconv.Itoa(c.owner.Holders-1)
+		}
+		return s
+	case c.Inode == 0:
+		return "(orphan)"
+	}
+	return "?"
+}
+
+// workload is how a table shows the pod, container or unit.
+func (c *connection) workload() string {
+	if c.owner == nil {
+		return "-"
+	}
+	w := c.owner.Workload
+	switch {
+	case c.owner.PodName != "":
+		return proc.Safe(c.owner.PodNamespace) + "/" + proc.Safe(c.owner.PodName)
+	case w.PodUID != "":
+		return "pod " + proc.Safe(w.PodUID)
+	case w.ContainerID != "":
+		return "container " + proc.Safe(w.ContainerID[:min(12, len(w.ContainerID))])
+	case w.Unit != "":
+		return proc.Safe(w.Unit)
+	}
+	return "-"
+}
