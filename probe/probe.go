@@ -128,24 +128,44 @@ const ping = "PING\r\n"
 
 // Run connects and asks. It closes the socket in the end.
 func (s *Socket) Run(ctx context.Context) Result {
-	defer s.file.Close()
+	connected, failed := s.Connect(ctx)
+	if failed != nil {
+		return *failed
+	}
+	return s.Ask(ctx, connected)
+}
+
+// Connect is the first half of Run: it tells how long the connection took, or
+// the result if there is none; the socket is closed then. Whoever waits for the
+// second half knows already that the endpoint's kernel is alive.
+func (s *Socket) Connect(ctx context.Context) (time.Duration, *Result) {
 	stop := context.AfterFunc(ctx, func() { s.file.SetDeadline(time.Now()) })
 	defer stop()
 	start := time.Now()
-	if err := s.file.SetDeadline(start.Add(s.cfg.Timeout)); err != nil {
-		return Result{Detail: err.Error()}
+	err := s.file.SetDeadline(start.Add(s.cfg.Timeout))
+	if err == nil {
+		err = s.connect()
 	}
-	if err := s.connect(); err != nil {
-		if ctx.Err() != nil {
-			return Result{Detail: ctx.Err().Error()}
-		}
-		return connectFailed(err)
+	if err == nil {
+		return max(time.Since(start), 1), nil
 	}
-	connected := max(time.Since(start), 1)
+	s.file.Close()
+	r := connectFailed(err)
+	if ctx.Err() != nil {
+		r = Result{Detail: ctx.Err().Error()}
+	}
+	return 0, &r
+}
+
+// Ask is the second half of Run, on a connected socket, which it closes.
+func (s *Socket) Ask(ctx context.Context, connected time.Duration) Result {
+	defer s.file.Close()
 	result := func(o Outcome, detail string) Result {
 		return Result{Outcome: o, Detail: detail, Connected: connected}
 	}
 	s.file.SetDeadline(time.Now().Add(s.cfg.Timeout))
+	stop := context.AfterFunc(ctx, func() { s.file.SetDeadline(time.Now()) })
+	defer stop()
 	if _, err := s.file.WriteString(ping); err != nil {
 		return result(CouldNotTell, "connected, then: "+cause(err))
 	}

@@ -268,8 +268,19 @@ func (w *watcher) probe(ctx context.Context, p verdict.PathKey) {
 	}
 	started := w.s.errands.run(ctx, func(ctx context.Context) {
 		done := pr
-		r := sock.Run(ctx)
+		took, failed := sock.Connect(ctx)
+		r := probe.Result{}
+		if failed != nil {
+			r = *failed
+		} else {
+			half := pr
+			half.Outcome, half.Connected = verdict.Pending, took
+			w.s.deliver(ctx, result{probe: &half})
+			r = sock.Ask(ctx, took)
+		}
+		done.Connected = r.Connected
 		done.Ended, done.Detail, done.Outcome = monotonic(), r.Detail, outcomes[r.Outcome]
+		w.s.log.Debug("probe", "endpoint", p.Endpoint, "namespace", sp.ns.Name, "outcome", r.Outcome, "detail", r.Detail, "took", done.Ended-done.Started)
 		w.s.deliver(ctx, result{probe: &done})
 	})
 	if !started {

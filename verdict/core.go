@@ -11,22 +11,20 @@ import (
 // Core is the state of all judging. Make one with New; it is for one goroutine
 // at a time.
 type Core struct {
-	set       Settings
-	now       time.Duration
-	conns     map[ConnKey]*conn
-	endpoints map[netip.AddrPort]*endpoint
-	spaces    map[NS]*space
-	queue     []*queued // due reaps, by time
-	clients   map[clientKey]*absence
-	// oneKind are the times of reaps on one kind of evidence, reaped those of
-	// all reaps, of the last breakerWindow.
-	oneKind, reaped []time.Duration
-	tokens          float64
-	tokensAt        time.Duration
-	breakerTold     time.Duration
-	lateUntil       time.Duration
-	nextBaseline    time.Duration
-	out             Output
+	set          Settings
+	now          time.Duration
+	conns        map[ConnKey]*conn
+	endpoints    map[netip.AddrPort]*endpoint
+	spaces       map[NS]*space
+	queue        []*queued // due reaps, by time
+	clients      map[clientKey]*absence
+	oneKind      []lonely // reaps on one kind of evidence within breakerWindow
+	tokens       float64
+	tokensAt     time.Duration
+	breakerTold  time.Duration
+	lateUntil    time.Duration
+	nextBaseline time.Duration
+	out          Output
 }
 
 // New returns a core that knows nothing yet.
@@ -377,7 +375,7 @@ func (c *Core) heard(k *conn, s *Sample) {
 		base -= min(uint32(s.Retrans), s.TotalRetrans)
 	}
 	if s.BytesReceived > k.bytesIn {
-		k.path.endpoint.received = max(k.path.endpoint.received, at)
+		k.path.endpoint.received = max(k.path.endpoint.received, c.now-s.LastDataRecv)
 	}
 	k.setWaiting(false)
 	k.heard, k.base, k.baseOut = at, base, s.DataSegsOut

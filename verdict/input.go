@@ -140,14 +140,17 @@ func (o Outcome) String() string {
 	return "could not tell"
 }
 
-// Probe tells that a probe was started (Pending), or how it ended. Both carry
-// the same ID.
+// Probe tells that a probe was started (Pending), that it is connected, or how it
+// ended. All carry the same ID.
 type Probe struct {
 	ID      uint64        `json:"id"`
 	Path    PathKey       `json:"path"`
 	Started time.Duration `json:"started"`
 	Ended   time.Duration `json:"ended,omitempty"`
 	Outcome Outcome       `json:"outcome"`
+	// Connected is how long the connection took, 0 while there is none. A probe
+	// that is pending but connected is no sign of a silent endpoint.
+	Connected time.Duration `json:"connected,omitempty"`
 	// Detail is the error or the reply, for the evidence.
 	Detail string `json:"detail,omitempty"`
 }

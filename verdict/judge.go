@@ -55,7 +55,6 @@ type silence struct {
 	probeStart  time.Duration // first of them
 	probeLast   time.Duration // last of them
 	detail      string
-	alive       int // alive probes since start
 	contradicts bool
 }
 
@@ -112,11 +111,8 @@ func (c *Core) addProbes(p *path, s *silence) {
 		if pr.Outcome != Alive && pr.Outcome != Unresponsive {
 			continue
 		}
-		if pr.Started > max(floor, s.start) {
-			s.alive++
-			if !mine {
-				s.contradicts = true
-			}
+		if !mine && pr.Started > max(floor, s.start) {
+			s.contradicts = true
 		}
 		if mine || !own {
 			floor = max(floor, pr.Started)
@@ -145,7 +141,7 @@ func (c *Core) addProbes(p *path, s *silence) {
 
 // unanswered says whether the probe is evidence of silence.
 func (p *Probe) unanswered(now, window time.Duration) bool {
-	return p.Outcome == Dead || p.Outcome == Refused || p.Outcome == Pending && now-p.Started >= window
+	return p.Outcome == Dead || p.Outcome == Refused || p.Outcome == Pending && p.Connected == 0 && now-p.Started >= window
 }
 
 // judgePath applies the flow and the down rule.
@@ -179,7 +175,7 @@ func (c *Core) judgePath(p *path) {
 	if c.doubtful(p.space) {
 		return
 	}
-	c.flowRule(p, &s)
+	c.flowRule(p)
 	c.downRule(p, &s)
 }
 
@@ -194,7 +190,7 @@ func (c *Core) tellStalled(p *path) {
 }
 
 // flowRule finds connections whose own flow is broken while the endpoint is fine.
-func (c *Core) flowRule(p *path, s *silence) {
+func (c *Core) flowRule(p *path) {
 	e := p.endpoint
 	loss, burst := e.loss.p(), max(e.loss.b(), minFlowBurst)
 	for _, k := range p.conns {
@@ -211,9 +207,19 @@ func (c *Core) flowRule(p *path, s *silence) {
 		}
 		c.condemn(k, Evidence{
 			Rule: RuleFlow, Kinds: Stall | ProbeSay, Since: k.waitFrom, Silence: quiet, Waiting: 1,
-			Unanswered: k.unanswered, ProbesAlive: s.alive, Loss: loss, Burst: burst, Likelihood: l, NextHop: p.hop.Detail,
+			Unanswered: k.unanswered, ProbesAlive: e.aliveSince(k.waitFrom), Loss: loss, Burst: burst, Likelihood: l, NextHop: p.hop.Detail,
 		}, PolicyReap, 1)
 	}
+}
+
+// aliveSince counts the probes that were started since t and alive.
+func (e *endpoint) aliveSince(t time.Duration) (n int) {
+	for i := range e.probes {
+		if e.probes[i].Outcome == Alive && e.probes[i].Started >= t {
+			n++
+		}
+	}
+	return n
 }
 
 // downRule finds that nothing answers any more.
