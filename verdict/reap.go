@@ -56,7 +56,6 @@ func (c *Core) release() {
 		return cmp.Or(cmp.Compare(a.due, b.due), cmp.Compare(a.conn.key.NS, b.conn.key.NS), cmp.Compare(a.conn.key.Cookie, b.conn.key.Cookie))
 	})
 	c.oneKind = recent(c.oneKind, c.now)
-	c.reaped = recent(c.reaped, c.now)
 	keep := c.queue[:0]
 	for _, q := range c.queue {
 		k := q.conn
@@ -81,9 +80,8 @@ func (c *Core) release() {
 		default:
 			c.tokens--
 			if q.evidence.Kinds.Count() < 2 {
-				c.oneKind = append(c.oneKind, c.now)
+				c.oneKind = append(c.oneKind, lonely{c.now, len(c.conns)})
 			}
-			c.reaped = append(c.reaped, c.now)
 			k.reap = reapAsked
 			c.out.Reap = append(c.out.Reap, Reap{Key: k.key, Local: k.local, Remote: k.remote, SegsIn: q.segsIn, Verdict: q.verdict, Evidence: q.evidence})
 			continue
@@ -94,13 +92,20 @@ func (c *Core) release() {
 	c.queue = keep
 }
 
-// recent drops the times before the breaker's window.
-func recent(times []time.Duration, now time.Duration) []time.Duration {
+// lonely is a reap on one kind of evidence, and how many connections were
+// tracked then.
+type lonely struct {
+	at      time.Duration
+	tracked int
+}
+
+// recent drops the reaps before the breaker's window.
+func recent(reaps []lonely, now time.Duration) []lonely {
 	i := 0
-	for i < len(times) && now-times[i] >= breakerWindow {
+	for i < len(reaps) && now-reaps[i].at >= breakerWindow {
 		i++
 	}
-	return slices.Delete(times, 0, i)
+	return slices.Delete(reaps, 0, i)
 }
 
 // breakerAllows says whether one more connection may be reaped on evidence of
@@ -109,7 +114,13 @@ func (c *Core) breakerAllows(k Kinds) bool {
 	if k.Count() >= 2 {
 		return true
 	}
-	tracked := len(c.conns) + len(c.reaped)
+	// The share is of the most that were tracked at once in that minute. What was
+	// reaped must not be added to what is tracked: a connection that was asked
+	// for is still among those, and one that came back is the same client's.
+	tracked := len(c.conns)
+	for _, r := range c.oneKind {
+		tracked = max(tracked, r.tracked)
+	}
 	if tracked <= BreakerFloor || float64(len(c.oneKind)+1) <= c.set.MaxShare*float64(tracked) {
 		return true
 	}
