@@ -48,6 +48,7 @@ reached, 5 not permitted.`,
 		newRunCommand(),
 		newReplayCommand(),
 		newConnectionsCommand(),
+		newDoctorCommand(),
 		newConfigCommand(),
 		newVersionCommand(),
 	)
