@@ -83,7 +83,7 @@ func checkNamespaces(ctx context.Context, n *node) Finding {
 			named++
 		}
 	}
-	f := Finding{Status: OK, Evidence: fmt.Sprintf("%d network namespaces seen, %d of them without a process that we see; %d can be entered", len(list), named, entered)}
+	f := Finding{Status: OK, Evidence: fmt.Sprintf("network namespaces seen: %d, of which %d have no process that we see and %d can be entered", len(list), named, entered)}
 	if err := errors.Join(first, err); err != nil {
 		f.Status = Warn
 		f.Evidence += "; " + oneLine(err)
