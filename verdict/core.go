@@ -15,6 +15,7 @@ type Core struct {
 	now          time.Duration
 	conns        map[ConnKey]*conn
 	endpoints    map[netip.AddrPort]*endpoint
+	ranked       []*endpoint // the same by address, so that their order is not chance
 	spaces       map[NS]*space
 	queue        []*queued // due reaps, by time
 	clients      map[clientKey]*absence
@@ -52,7 +53,7 @@ func (c *Core) Tracked() int { return len(c.conns) }
 // Step takes in what was observed, and returns what follows. The output is valid
 // until the next call.
 func (c *Core) Step(in *Input) *Output {
-	c.now = max(c.now, in.Now)
+	c.now = min(max(c.now, in.Now), endOfTime)
 	c.out = Output{
 		Events: c.out.Events[:0], Reap: c.out.Reap[:0], Probe: c.out.Probe[:0],
 		NextHop: c.out.NextHop[:0], Others: c.out.Others[:0], Suspects: c.out.Suspects[:0],
@@ -80,7 +81,7 @@ func (c *Core) Step(in *Input) *Output {
 		c.takeReaped(&in.Reaped[i])
 	}
 	c.settleDoubts()
-	for _, e := range c.endpoints {
+	for _, e := range c.ranked {
 		c.judge(e)
 	}
 	c.baselines()
@@ -102,7 +103,7 @@ func (c *Core) order() {
 	slices.SortFunc(c.out.Suspects, byPath)
 	slices.SortFunc(c.out.Others, func(a, b OthersWanted) int { return cmp.Compare(a.NS, b.NS) })
 	slices.SortStableFunc(c.out.Events, func(a, b Event) int {
-		return cmp.Or(cmp.Compare(a.At, b.At), byPath(a.Path, b.Path), cmp.Compare(a.Key.Cookie, b.Key.Cookie), cmp.Compare(a.Type, b.Type))
+		return cmp.Or(cmp.Compare(a.At, b.At), byPath(a.Path, b.Path), cmp.Compare(a.Key.Cookie, b.Key.Cookie), cmp.Compare(a.Type, b.Type), cmp.Compare(a.Text, b.Text))
 	})
 }
 
@@ -171,6 +172,7 @@ type path struct {
 type endpoint struct {
 	addr   netip.AddrPort
 	paths  map[NS]*path
+	ranked []*path // the same by namespace
 	loss   loss
 	probes []Probe       // recent ones, oldest first
 	rtt    time.Duration // usual time of an alive probe
@@ -215,9 +217,15 @@ func (c *Core) endpoint(addr netip.AddrPort) *endpoint {
 		e = &endpoint{addr: addr, paths: map[NS]*path{}, tokens: probeBurst, tokAt: c.now, asked: -probeGap}
 		e.loss.at = c.now
 		c.endpoints[addr] = e
+		i, _ := slices.BinarySearchFunc(c.ranked, addr, (*endpoint).compare)
+		c.ranked = slices.Insert(c.ranked, i, e)
 	}
 	return e
 }
+
+func (e *endpoint) compare(addr netip.AddrPort) int { return e.addr.Compare(addr) }
+
+func (p *path) compare(ns NS) int { return cmp.Compare(p.key.NS, ns) }
 
 func (c *Core) takeAppeared(a *Appeared) {
 	k := c.conns[a.Key]
@@ -228,6 +236,8 @@ func (c *Core) takeAppeared(a *Appeared) {
 			p = &path{key: PathKey{a.Key.NS, a.Remote}, endpoint: e, space: c.space(a.Key.NS), conns: map[uint64]*conn{}}
 			p.space.paths++
 			e.paths[a.Key.NS] = p
+			i, _ := slices.BinarySearchFunc(e.ranked, a.Key.NS, (*path).compare)
+			e.ranked = slices.Insert(e.ranked, i, p)
 		}
 		k = &conn{key: a.Key, path: p, local: a.Local, remote: a.Remote, first: c.now, state: SynSent}
 		c.conns[a.Key] = k
@@ -261,12 +271,15 @@ func (c *Core) forget(key ConnKey) {
 
 // dropPath forgets a path that has no connection, and what existed only for it.
 func (c *Core) dropPath(p *path) {
-	delete(p.endpoint.paths, p.key.NS)
+	e := p.endpoint
+	delete(e.paths, p.key.NS)
+	e.ranked = slices.DeleteFunc(e.ranked, func(q *path) bool { return q == p })
 	if p.space.paths--; p.space.paths == 0 && p.key.NS != c.set.HostNS {
 		delete(c.spaces, p.key.NS)
 	}
-	if len(p.endpoint.paths) == 0 {
-		delete(c.endpoints, p.endpoint.addr)
+	if len(e.paths) == 0 {
+		delete(c.endpoints, e.addr)
+		c.ranked = slices.DeleteFunc(c.ranked, func(x *endpoint) bool { return x == e })
 	}
 }
 

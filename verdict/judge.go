@@ -1,17 +1,13 @@
 package verdict
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 // judge applies the rules to one endpoint.
 func (c *Core) judge(e *endpoint) {
 	e.loss.decay(c.now)
 	e.refill(c.now, c.set.ProbesPerSecond)
 	e.forgetProbes(c.now)
-	for _, ns := range sortedNS(e.paths) {
-		p := e.paths[ns]
+	for _, p := range e.ranked {
 		c.judgePath(p)
 		if len(p.conns) == 0 && (!p.down || c.now-p.empty >= rememberDown) {
 			if p.down {
@@ -26,15 +22,6 @@ func (c *Core) judge(e *endpoint) {
 	c.poolDown(e)
 	c.judgeFrozen(e)
 	c.askProbe(e)
-}
-
-func sortedNS(m map[NS]*path) []NS {
-	keys := make([]NS, 0, len(m))
-	for ns := range m {
-		keys = append(keys, ns)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 // window is how long an answer is waited for before a transmission to e counts
@@ -285,16 +272,15 @@ func (c *Core) up(p *path) {
 // because their connections are all idle or no probe was made from there.
 func (c *Core) poolDown(e *endpoint) {
 	var by *path
-	for _, ns := range sortedNS(e.paths) {
-		if p := e.paths[ns]; p.down && p.evidence.Kinds.Count() > 1 && (by == nil || p.downAt < by.downAt) {
+	for _, p := range e.ranked {
+		if p.down && p.evidence.Kinds.Count() > 1 && (by == nil || p.downAt < by.downAt) {
 			by = p
 		}
 	}
 	if by == nil {
 		return
 	}
-	for _, ns := range sortedNS(e.paths) {
-		q := e.paths[ns]
+	for _, q := range e.ranked {
 		if q.down || q.heard > by.evidence.Since || c.doubtful(q.space) || q.outcome == Alive && q.probed > by.evidence.Since {
 			continue
 		}
@@ -366,8 +352,7 @@ func (c *Core) judgeFrozen(e *endpoint) {
 		return
 	}
 	ev := Evidence{Rule: RuleUnresponsive, Kinds: ProbeSay, Since: e.frozenSince, Silence: c.now - e.frozenSince, ProbesUnanswered: probes, ProbeDetail: detail}
-	for _, ns := range sortedNS(e.paths) {
-		p := e.paths[ns]
+	for _, p := range e.ranked {
 		if !e.frozenTold {
 			c.event(Event{Type: EndpointDown, Path: p.key, Text: ev.String(), Evidence: &ev})
 		}
@@ -385,8 +370,8 @@ func (c *Core) judgeFrozen(e *endpoint) {
 
 func (c *Core) thaw(e *endpoint) {
 	if e.frozenTold {
-		for _, ns := range sortedNS(e.paths) {
-			c.event(Event{Type: EndpointUp, Path: e.paths[ns].key, Text: "replies again", Took: c.now - e.frozenSince})
+		for _, p := range e.ranked {
+			c.event(Event{Type: EndpointUp, Path: p.key, Text: "replies again", Took: c.now - e.frozenSince})
 		}
 	}
 	e.frozenSince, e.frozenTold, e.gap = 0, false, 0

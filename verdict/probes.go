@@ -89,8 +89,7 @@ func (c *Core) askProbe(e *endpoint) {
 	}
 	var want *path
 	reserve := false // may use the last token
-	for _, ns := range sortedNS(e.paths) {
-		p := e.paths[ns]
+	for _, p := range e.ranked {
 		need, urgent := c.needsProbe(p)
 		if !need {
 			continue

@@ -169,6 +169,7 @@ type absence struct {
 	path  PathKey
 	since time.Duration
 	conns int
+	back  *conn // its new connection
 }
 
 // watchFor waits for the client of k to come back.
@@ -193,14 +194,20 @@ func (c *Core) absences() {
 			continue
 		}
 		for _, key := range [2]clientKey{{k.key.NS, k.owner}, {k.key.NS, ""}} {
-			if a := c.clients[key]; a != nil && k.first > a.since {
-				delete(c.clients, key)
-				c.event(Event{Type: ConnectionRecovered, Path: k.path.key, Key: k.key, Took: max(0, k.heard-a.since),
-					Text: fmt.Sprintf("the client %sis back %v after %d of its connections to %v were reaped", named(key.owner), ms(max(0, k.heard-a.since)), a.conns, a.path.Endpoint)})
+			// Of several new connections the first is told of.
+			if a := c.clients[key]; a != nil && k.first > a.since && (a.back == nil || k.key.Cookie < a.back.key.Cookie) {
+				a.back = k
 			}
 		}
 	}
 	for key, a := range c.clients {
+		if k := a.back; k != nil {
+			delete(c.clients, key)
+			took := max(0, k.heard-a.since)
+			c.event(Event{Type: ConnectionRecovered, Path: k.path.key, Key: k.key, Took: took,
+				Text: fmt.Sprintf("the client %sis back %v after %d of its connections to %v were reaped", named(key.owner), ms(took), a.conns, a.path.Endpoint)})
+			continue
+		}
 		if c.now-a.since < backWithin {
 			c.wake(a.since + backWithin)
 			continue

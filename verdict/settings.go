@@ -92,6 +92,8 @@ const (
 	// rememberDown is how long an endpoint is known to be down after the last
 	// connection to it went; clients with a backoff return within this time.
 	rememberDown = time.Minute
+	// endOfTime, some 36 years after boot, keeps sums of times from overflowing.
+	endOfTime = 1 << 60
 	// maxFailures is how often a failing reap is tried.
 	maxFailures = 3
 )
