@@ -42,7 +42,10 @@ func (c *Core) takeLate(late time.Duration) {
 }
 
 func (c *Core) takeNextHop(n *NextHop) {
-	s := c.space(n.Path.NS)
+	s := c.watchedSpace(n.Path.NS)
+	if s == nil {
+		return
+	}
 	s.setDoubt(doubtLink, n.LinkDown, c.now, c.now+doubtFor, n.Detail)
 	if n.Gateway != NeighbourUnknown {
 		s.setDoubt(doubtGateway, n.Gateway == Silent, c.now, c.now+doubtFor, n.Detail)
@@ -55,8 +58,21 @@ func (c *Core) takeNextHop(n *NextHop) {
 }
 
 func (c *Core) takeOthers(o *Others) {
-	c.space(o.NS).setDoubt(doubtOthers, o.Heard == 0 && o.Stalled > 0, c.now, c.now+doubtFor,
+	s := c.watchedSpace(o.NS)
+	if s == nil {
+		return
+	}
+	s.setDoubt(doubtOthers, o.Heard == 0 && o.Stalled > 0, c.now, c.now+doubtFor,
 		fmt.Sprintf("%d connections elsewhere wait for an answer and none was heard for %v", o.Stalled, ms(o.Window)))
+}
+
+// watchedSpace is nil for a namespace whose last connection has gone while it was
+// looked at. The host's is watched without any.
+func (c *Core) watchedSpace(ns NS) *space {
+	if ns == c.set.HostNS {
+		return c.space(ns)
+	}
+	return c.spaces[ns]
 }
 
 // doubtful says whether reaping in s is held back now.
