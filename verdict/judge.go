@@ -118,10 +118,7 @@ func (c *Core) addProbes(p *path, s *silence) {
 			s.probeStart = pr.Started
 		}
 		s.probeLast = max(s.probeLast, pr.Started)
-		s.detail = pr.Outcome.String()
-		if pr.Detail != "" {
-			s.detail += " (" + pr.Detail + ")"
-		}
+		s.detail = pr.words(c.now)
 	}
 	s.start = max(s.start, floor)
 }
@@ -129,6 +126,17 @@ func (c *Core) addProbes(p *path, s *silence) {
 // unanswered says whether the probe is evidence of silence.
 func (p *Probe) unanswered(now, window time.Duration) bool {
 	return p.Outcome == Dead || p.Outcome == Refused || p.Outcome == Pending && p.Connected == 0 && now-p.Started >= window
+}
+
+// words says what the probe has found out up to now.
+func (p *Probe) words(now time.Duration) string {
+	if p.Outcome == Pending {
+		return "no answer for " + ms(now-p.Started).String()
+	}
+	if p.Detail != "" {
+		return p.Outcome.String() + " (" + p.Detail + ")"
+	}
+	return p.Outcome.String()
 }
 
 // judgePath applies the flow and the down rule.

@@ -53,7 +53,9 @@ func (c *Core) release() {
 		return
 	}
 	slices.SortStableFunc(c.queue, func(a, b *queued) int {
-		return cmp.Or(cmp.Compare(a.due, b.due), cmp.Compare(a.conn.key.NS, b.conn.key.NS), cmp.Compare(a.conn.key.Cookie, b.conn.key.Cookie))
+		// What only connects comes last: it may not use up the rate of those that
+		// hang.
+		return cmp.Or(boolCompare(a.evidence.Rule == RuleSyn, b.evidence.Rule == RuleSyn), cmp.Compare(a.due, b.due), cmp.Compare(a.conn.key.NS, b.conn.key.NS), cmp.Compare(a.conn.key.Cookie, b.conn.key.Cookie))
 	})
 	c.oneKind = recent(c.oneKind, c.now)
 	keep := c.queue[:0]
@@ -99,6 +101,16 @@ type lonely struct {
 	tracked int
 }
 
+func boolCompare(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
 // recent drops the reaps before the breaker's window.
 func recent(reaps []lonely, now time.Duration) []lonely {
 	i := 0
@@ -140,7 +152,7 @@ func (c *Core) takeReaped(r *ReapResult) {
 	}
 	switch r.Outcome {
 	case ReapDone:
-		c.watchFor(k, r.At)
+		c.watchFor(k, min(r.At, c.now))
 		c.forget(r.Key)
 	case ReapGone:
 		c.forget(r.Key)
