@@ -198,7 +198,14 @@ func (w *watcher) send(e event.Event, key verdict.ConnKey) {
 	switch e.Type {
 	case verdict.ConnectionStalled, verdict.EndpointSuspect:
 		level = slog.LevelDebug
-	case verdict.EndpointDown, verdict.ConnectionReaped, verdict.GuardDoubt, verdict.GuardBreaker, verdict.ClientNotBack:
+	case verdict.ConnectionReaped:
+		// During an outage clients keep connecting; their ends fill the audit
+		// file, not everybody's log.
+		level = slog.LevelWarn
+		if e.Evidence != nil && e.Evidence.Rule == verdict.RuleSyn {
+			level = slog.LevelDebug
+		}
+	case verdict.EndpointDown, verdict.GuardDoubt, verdict.GuardBreaker, verdict.ClientNotBack:
 		level = slog.LevelWarn
 	}
 	attrs := []slog.Attr{slog.Uint64("seq", e.Seq)}

@@ -27,9 +27,15 @@ const (
 	// spacesEvery is how often namespaces are looked for; a walk over 5,000
 	// processes takes some 10 ms.
 	spacesEvery = 2 * time.Second
-	// fullLook is how often a namespace is dumped although its counters give no
-	// reason to: a dump can miss a socket.
-	fullLook = time.Minute
+	// fullLook is how soon a namespace is dumped again for safety: a dump can
+	// miss a socket. Where births are heard only what they miss is left to find.
+	fullLook       = time.Minute
+	fullLookBirths = 15 * time.Minute
+	// fullLookShare is the share of the budget that such looks may take.
+	fullLookShare = 0.2
+	// birthPause is the pause between two looks at births. They cost nothing
+	// where there are none.
+	birthPause = 50 * time.Millisecond
 	// hotFor is how long after a reap new connections of a namespace are looked
 	// for at every turn, to see its clients come back.
 	hotFor = 5 * time.Second
@@ -48,19 +54,23 @@ type discovery struct {
 	socket   tcpstate.Socket
 	counters tcpstate.CountersFile
 	spaces   map[netns.ID]*viewed
-	order    []netns.ID // by inode, for fair turns
-	budget   time.Duration
+	order    []netns.ID    // by inode, for fair turns
+	budget   time.Duration // CPU time for dumps
+	spare    time.Duration // that part of it which full looks may take
 	budgetAt time.Duration
 	lastErr  string
 	batch    []tcpstate.Connection
+	births   births
 }
 
 // viewed is a namespace and what was seen of it.
 type viewed struct {
 	ns     netns.Namespace
 	opens  uint64        // ActiveOpens before the last dump
+	same   int           // dumps in a row before which opens was the same
 	dumped time.Duration // when; 0 is never
 	dirty  time.Duration // since when there may be something new; 0 is not
+	full   bool          // dirty only because a full look is due
 	hot    time.Duration // until when to look at every turn
 }
 
@@ -78,6 +88,7 @@ func (s *Supervisor) discover(ctx context.Context) error {
 	if s.opt.Proc.Proc != "" {
 		d.finder.HostPath = filepath.Join(s.opt.Proc.Proc, "1/ns/net")
 	}
+	defer d.births.close()
 	var nextSpaces, nextLook time.Duration
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -98,14 +109,21 @@ func (s *Supervisor) discover(ctx context.Context) error {
 		now := monotonic()
 		if s.watchMode(c) == config.Off || s.disabled() {
 			d.spaces = map[netns.ID]*viewed{}
-			d.finder.Forget(netns.ID{})
+			d.births.close()
 			nextSpaces, nextLook = 0, 0
 			timer.Reset(time.Second)
 			continue
 		}
+		d.openBirths(c)
+		if d.readBirths() {
+			nextSpaces = now // a namespace that is not known yet
+		}
 		if now >= nextSpaces {
 			d.findSpaces(ctx)
 			nextSpaces = now + spacesEvery
+		}
+		if err := d.takeBirths(ctx, c); err != nil {
+			return err
 		}
 		if now >= nextLook {
 			hot, err := d.look(ctx, c)
@@ -117,7 +135,11 @@ func (s *Supervisor) discover(ctx context.Context) error {
 				nextLook = now + hotPause
 			}
 		}
-		timer.Reset(max(time.Millisecond, min(nextSpaces, nextLook)-monotonic()))
+		next := min(nextSpaces, nextLook)
+		if d.births.open() {
+			next = min(next, now+birthPause)
+		}
+		timer.Reset(max(time.Millisecond, next-monotonic()))
 	}
 }
 
@@ -157,7 +179,9 @@ func (d *discovery) findSpaces(ctx context.Context) {
 // something new, the longest waiting first, as far as the budget goes.
 func (d *discovery) look(ctx context.Context, c *config.Config) (hot bool, err error) {
 	now := monotonic()
-	d.budget = min(budgetBurst, d.budget+time.Duration(c.Watch.DumpCPU*float64(now-d.budgetAt)))
+	earned := time.Duration(c.Watch.DumpCPU * float64(now-d.budgetAt))
+	d.budget = min(budgetBurst, d.budget+earned)
+	d.spare = min(budgetBurst, d.spare+time.Duration(fullLookShare*float64(earned)))
 	d.budgetAt = now
 	var turn []*viewed
 	for _, id := range d.order {
@@ -183,6 +207,9 @@ func (d *discovery) look(ctx context.Context, c *config.Config) (hot bool, err e
 		if d.budget <= 0 {
 			break // discovery gets slower, and says so below
 		}
+		if v.full && d.spare <= 0 {
+			continue
+		}
 		if err := d.dump(ctx, c, v); err != nil {
 			return hot, err
 		}
@@ -192,7 +219,7 @@ func (d *discovery) look(ctx context.Context, c *config.Config) (hot bool, err e
 	}
 	var oldest time.Duration
 	for _, v := range d.spaces {
-		if v.dirty != 0 {
+		if v.dirty != 0 && !v.full {
 			oldest = max(oldest, monotonic()-v.dirty)
 		}
 	}
@@ -200,22 +227,29 @@ func (d *discovery) look(ctx context.Context, c *config.Config) (hot bool, err e
 	return hot, nil
 }
 
-// gate decides by the counters of a namespace whether it is worth a dump.
+// gate decides by the counters of a namespace whether it is worth a dump. Where
+// births are heard, counters that move are no reason for one: they move for
+// connections to anywhere.
 func (d *discovery) gate(v *viewed, now time.Duration) {
-	if v.dirty != 0 {
+	if v.dirty != 0 && !v.full {
 		return
 	}
-	if now-v.dumped >= fullLook {
-		v.dirty = now
-		return
+	every := fullLook
+	if d.births.open() {
+		every = fullLookBirths
+		if now-v.dumped < every && v.hot <= now {
+			return
+		}
 	}
 	opens, err := d.opens(v)
-	if errors.Is(err, netns.ErrGone) {
+	switch {
+	case errors.Is(err, netns.ErrGone):
 		d.broken(v)
-		return
-	}
-	if err != nil || opens != v.opens {
-		v.dirty = now
+	case err != nil, opens != v.opens && (!d.births.open() || v.hot > now):
+		v.dirty, v.full = now, false
+	case now-v.dumped >= every && (v.same < 2 || opens != v.opens) && v.dirty == 0:
+		// Twice the same and nothing opened since: nothing was missed.
+		v.dirty, v.full = now, true
 	}
 }
 
@@ -260,7 +294,11 @@ func (d *discovery) dump(ctx context.Context, c *config.Config, v *viewed) error
 			return nil
 		})
 	})
-	d.budget -= sys.ThreadCPU() - before
+	cost := sys.ThreadCPU() - before
+	d.budget -= cost
+	if v.full {
+		d.spare -= cost
+	}
 	d.s.stats.dumps.Add(1)
 	switch {
 	case errors.Is(err, netns.ErrStranded):
@@ -273,7 +311,11 @@ func (d *discovery) dump(ctx context.Context, c *config.Config, v *viewed) error
 		d.s.log.Debug("cannot list connections", "namespace", v.ns, "error", err)
 		return nil // dirty as before: tried again at the next turn
 	}
-	v.opens, v.dumped, v.dirty = opens, monotonic(), 0
+	v.same++
+	if opens != v.opens {
+		v.same = 1
+	}
+	v.opens, v.dumped, v.dirty, v.full = opens, monotonic(), 0, false
 	if len(d.batch) == 0 {
 		return nil
 	}

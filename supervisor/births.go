@@ -1,0 +1,198 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/redisguard/redisguard/config"
+	"github.com/redisguard/redisguard/netns"
+	"github.com/redisguard/redisguard/tcpstate"
+)
+
+// births hears of new connections from the kernel, where it can.
+type births struct {
+	from  *tcpstate.Births
+	ports []uint16
+	tried time.Duration // when it was last tried in vain; 0 is never
+	// starting are sockets that are connecting, by the kernel's address of the
+	// socket, and where.
+	starting map[uint64]start
+	// born are those that are connected, to be looked at.
+	born map[netns.ID][]tcpstate.ID
+}
+
+type start struct {
+	ns key
+	at time.Duration
+}
+
+// key is a namespace's device and inode.
+type key struct{ dev, inode uint64 }
+
+const (
+	// retryBirths is how soon to try again where it did not work.
+	retryBirths = time.Minute
+	// slowConnect is how long a connect may take before its namespace is dumped
+	// to see it: until then the birth of the connection tells more.
+	slowConnect = 500 * time.Millisecond
+	// maxStarting bounds what is remembered of connects under way.
+	maxStarting = 100_000
+)
+
+func (b *births) open() bool { return b.from != nil }
+
+func (b *births) close() {
+	if b.from != nil {
+		b.from.Close()
+		b.from = nil
+	}
+}
+
+// openBirths starts hearing of births, if the config wants it and the kernel can.
+func (d *discovery) openBirths(c *config.Config) {
+	b := &d.births
+	now := monotonic()
+	if c.Watch.Births == config.BirthsOff || b.open() && !slices.Equal(b.ports, c.Watch.Ports) {
+		b.close()
+		b.tried = 0
+	}
+	if c.Watch.Births == config.BirthsOff || b.open() || b.tried != 0 && now-b.tried < retryBirths {
+		return
+	}
+	from, err := tcpstate.OpenBirths(c.Watch.Ports)
+	if err != nil {
+		if b.tried == 0 {
+			d.s.log.Info("the kernel does not tell of new connections here, they are found by dumps", "error", err, "remedy", "CAP_PERFMON or CAP_SYS_ADMIN, and tracefs; or watch.births = \"off\"")
+		}
+		b.tried = now
+		return
+	}
+	*b = births{from: from, ports: slices.Clone(c.Watch.Ports), starting: map[uint64]start{}, born: map[netns.ID][]tcpstate.ID{}}
+	// What was born before is found by a dump of everything.
+	for _, v := range d.spaces {
+		v.dirty = now
+	}
+}
+
+// readBirths takes in what the kernel has told. It returns true if something was
+// born in a namespace that is not known yet.
+func (d *discovery) readBirths() (unknown bool) {
+	b := &d.births
+	if !b.open() {
+		return false
+	}
+	now := monotonic()
+	byKey := map[key]*viewed{}
+	space := func(k key) *viewed {
+		if len(byKey) == 0 {
+			for id, v := range d.spaces {
+				byKey[key{id.Dev, id.Inode}] = v
+			}
+		}
+		return byKey[k]
+	}
+	lost := b.from.Read(func(x tcpstate.Birth) {
+		d.s.stats.births.Add(1)
+		if x.State == tcpstate.SynSent {
+			var st unix.Stat_t
+			if unix.Stat(d.s.procPath(x.TID, "ns/net"), &st) != nil || len(b.starting) >= maxStarting {
+				return // ended already, or too many: its birth will not be explained
+			}
+			b.starting[x.Socket] = start{key{st.Dev, st.Ino}, now}
+			return
+		}
+		s, ok := b.starting[x.Socket]
+		delete(b.starting, x.Socket)
+		if !ok {
+			d.unexplained(x, now)
+			return
+		}
+		v := space(s.ns)
+		if v == nil {
+			unknown = true // found and dumped right after this
+			return
+		}
+		b.born[v.ns.ID] = append(b.born[v.ns.ID], tcpstate.ID{Local: x.Local, Remote: x.Remote})
+	})
+	if lost > 0 {
+		d.s.stats.birthsLost.Add(int64(lost))
+		for _, v := range d.spaces {
+			v.dirty, v.full = now, false
+		}
+	}
+	for sk, s := range b.starting {
+		if now-s.at < slowConnect {
+			continue
+		}
+		delete(b.starting, sk)
+		if v := space(s.ns); v != nil && v.dirty == 0 {
+			v.dirty = now
+		}
+	}
+	return unknown
+}
+
+// unexplained handles the birth of a connection whose connect was not seen or
+// whose thread ended: it is in one of the namespaces that have opened some.
+func (d *discovery) unexplained(x tcpstate.Birth, now time.Duration) {
+	for _, v := range d.spaces {
+		if v.dirty != 0 && !v.full {
+			continue
+		}
+		if opens, err := d.opens(v); err == nil && opens != v.opens {
+			v.dirty, v.full = now, false
+		}
+	}
+}
+
+// takeBirths looks at the newborn and passes them on.
+func (d *discovery) takeBirths(ctx context.Context, c *config.Config) error {
+	for id, ids := range d.births.born {
+		delete(d.births.born, id)
+		v := d.spaces[id]
+		if v == nil {
+			continue
+		}
+		out := make([]tcpstate.Result, len(ids))
+		err := d.thread.Visit(v.ns, func() error {
+			if err := d.socket.Open(); err != nil {
+				return err
+			}
+			defer d.socket.Close()
+			return d.socket.Get(ids, out)
+		})
+		if errors.Is(err, netns.ErrStranded) {
+			return err
+		}
+		if err != nil {
+			v.dirty, v.full = monotonic(), false
+			continue
+		}
+		f := found{ns: id}
+		for i := range out {
+			k := &out[i].Connection
+			switch {
+			case errors.Is(out[i].Err, tcpstate.ErrGone):
+				// Short-lived, or in another namespace than the thread that
+				// connected it: the dump of that one at the next full look.
+			case out[i].Err != nil:
+				v.dirty, v.full = monotonic(), false
+			case (k.State == tcpstate.Established || k.State == tcpstate.SynSent) && wanted(c, k) && (c.Probe.Mark == 0 || k.Mark != c.Probe.Mark):
+				f.conns = append(f.conns, *k)
+			}
+		}
+		if len(f.conns) == 0 {
+			continue
+		}
+		select {
+		case d.s.found <- f:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	return nil
+}
