@@ -81,8 +81,8 @@ func (c *Core) Step(in *Input) *Output {
 		c.takeReaped(&in.Reaped[i])
 	}
 	c.settleDoubts()
-	for _, e := range c.ranked {
-		c.judge(e)
+	for i := len(c.ranked) - 1; i >= 0; i-- {
+		c.judge(c.ranked[i]) // which may drop it, so backwards
 	}
 	c.baselines()
 	c.release()

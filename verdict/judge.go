@@ -7,7 +7,8 @@ func (c *Core) judge(e *endpoint) {
 	e.loss.decay(c.now)
 	e.refill(c.now, c.set.ProbesPerSecond)
 	e.forgetProbes(c.now)
-	for _, p := range e.ranked {
+	for i := len(e.ranked) - 1; i >= 0; i-- { // backwards, since paths are dropped
+		p := e.ranked[i]
 		c.judgePath(p)
 		if len(p.conns) == 0 && (!p.down || c.now-p.empty >= rememberDown) {
 			if p.down {
