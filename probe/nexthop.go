@@ -106,6 +106,14 @@ func Way(ctx context.Context, addr netip.Addr) (NextHop, error) {
 			}
 		}
 	}
+	if ctx.Err() != nil {
+		// Nobody waited long enough to call it silence.
+		for _, q := range asked {
+			if *q.to == Silent {
+				*q.to = Unknown
+			}
+		}
+	}
 	way.Detail = fmt.Sprintf("%s up, gateway %v", a.Name, way.Gateway)
 	if onLink != nil {
 		way.Detail += fmt.Sprintf(", endpoint on link %v", way.Endpoint)

@@ -139,20 +139,34 @@ func (s *Socket) Run(ctx context.Context) Result {
 // the result if there is none; the socket is closed then. Whoever waits for the
 // second half knows already that the endpoint's kernel is alive.
 func (s *Socket) Connect(ctx context.Context) (time.Duration, *Result) {
+	start := time.Now()
+	sent, err := false, s.file.SetDeadline(start.Add(s.cfg.Timeout))
+	// After the deadline is set, which would else undo what it does.
 	stop := context.AfterFunc(ctx, func() { s.file.SetDeadline(time.Now()) })
 	defer stop()
-	start := time.Now()
-	err := s.file.SetDeadline(start.Add(s.cfg.Timeout))
 	if err == nil {
-		err = s.connect()
+		sent, err = s.connect()
+	}
+	if sent && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
+		err = s.late(err, func(fd int) error {
+			if _, perr := unix.Getpeername(fd); perr != nil {
+				return err
+			}
+			return nil
+		})
 	}
 	if err == nil {
 		return max(time.Since(start), 1), nil
 	}
 	s.file.Close()
-	r := connectFailed(err)
-	if ctx.Err() != nil {
-		r = Result{Detail: ctx.Err().Error()}
+	var r Result
+	switch {
+	case ctx.Err() != nil:
+		r.Detail = ctx.Err().Error()
+	case !sent:
+		r.Detail = cause(err)
+	default:
+		r = connectFailed(err)
 	}
 	return 0, &r
 }
@@ -170,7 +184,7 @@ func (s *Socket) Ask(ctx context.Context, connected time.Duration) Result {
 		return result(CouldNotTell, "connected, then: "+cause(err))
 	}
 	var buf [64]byte
-	n, err := s.file.Read(buf[:])
+	n, err := s.read(ctx, buf[:])
 	switch {
 	case n > 0:
 		return result(Alive, describe(buf[:n]))
@@ -184,12 +198,42 @@ func (s *Socket) Ask(ctx context.Context, connected time.Duration) Result {
 	return result(CouldNotTell, "connected, then closed without a reply")
 }
 
+func (s *Socket) read(ctx context.Context, buf []byte) (n int, err error) {
+	n, err = s.file.Read(buf)
+	if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
+		err = s.late(err, func(fd int) error {
+			k, _, rerr := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
+			if rerr == unix.EAGAIN {
+				return err
+			}
+			n = max(k, 0)
+			return rerr // nil at the end of the stream, too
+		})
+	}
+	return n, err
+}
+
+// late looks once more at the socket after a deadline has passed, by fn. On a busy
+// machine this process may have slept through it: then the answer has been here
+// all the time, and blaming the endpoint would be wrong. It returns fn's error, or
+// err if fn cannot be called.
+func (s *Socket) late(err error, fn func(fd int) error) error {
+	raw, cerr := s.file.SyscallConn()
+	if cerr != nil {
+		return err
+	}
+	_ = raw.Control(func(fd uintptr) { err = fn(int(fd)) }) // fails on a closed file only, and leaves err
+	return err
+}
+
 // connect connects a non-blocking socket and waits for it with the runtime's
-// poller.
-func (s *Socket) connect() error {
+// poller. sent says whether there was something to wait for: what the system
+// call itself refuses, such as an address that a route calls unreachable, is
+// this node's opinion and not the network's.
+func (s *Socket) connect() (sent bool, err error) {
 	raw, err := s.file.SyscallConn()
 	if err != nil {
-		return err
+		return false, err
 	}
 	var sa unix.Sockaddr = &unix.SockaddrInet6{Port: int(s.addr.Port()), Addr: s.addr.Addr().As16()}
 	if s.addr.Addr().Is4() {
@@ -201,7 +245,7 @@ func (s *Socket) connect() error {
 		if !started {
 			started = true
 			if cerr = unix.Connect(int(fd), sa); cerr == unix.EINPROGRESS {
-				cerr = nil
+				sent, cerr = true, nil
 				return false // until it is writable
 			}
 			return true
@@ -219,10 +263,10 @@ func (s *Socket) connect() error {
 		}
 		return true
 	})
-	return errors.Join(cerr, err)
+	return sent, errors.Join(cerr, err)
 }
 
-// connectFailed judges a connection request that failed.
+// connectFailed judges a connection request that was sent and failed.
 func connectFailed(err error) Result {
 	switch {
 	case errors.Is(err, unix.ECONNREFUSED):
@@ -232,7 +276,7 @@ func connectFailed(err error) Result {
 	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EHOSTDOWN):
 		return Result{Outcome: Dead, Detail: "host unreachable"}
 	}
-	// ENETUNREACH, EACCES, EPERM, EADDRNOTAVAIL, ...: of this node's making.
+	// ENETUNREACH, EACCES, ...: a policy on the way, or of this node's making.
 	return Result{Detail: cause(err)}
 }
 
