@@ -1,0 +1,325 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/netns"
+)
+
+// slack is what a busy machine may add to a timeout.
+const slack = 500 * time.Millisecond
+
+var testConfig = Config{Timeout: 300 * time.Millisecond, Mark: 0x5264}
+
+func TestAlive(t *testing.T) {
+	l := newLab(t)
+	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	open := must2(server.Redis(soon(t), lab.RedisConfig{}))(t)
+	locked := must2(server.Redis(soon(t), lab.RedisConfig{Port: 6380}))(t)
+	must2(locked.Do(soon(t), "CONFIG", "SET", "requirepass", "secret"))(t)
+	serve(t, server, "6390", func(c net.Conn) {
+		c.Read(make([]byte, 16))
+		c.Write([]byte{0x15, 3, 3, 0, 2, 2, 50}) // decode_error
+	})
+	serve(t, server, "6391", func(c net.Conn) {
+		c.Read(make([]byte, 16))
+		c.Write([]byte("-ERR\x1b[31m evil\r\n"))
+	})
+	for _, tt := range []struct {
+		addr netip.AddrPort
+		says string
+	}{
+		{open.Addr(), "reply PONG"},
+		{open.Addr6(), "reply PONG"},
+		{locked.Addr(), "reply NOAUTH"},
+		{netip.AddrPortFrom(server.Addr, 6390), "TLS alert"},
+		{netip.AddrPortFrom(server.Addr, 6391), "a reply"},
+	} {
+		r := probeFrom(t, soon(t), client, tt.addr, testConfig)
+		if r.Outcome != Alive || r.Detail != tt.says || r.Connected <= 0 || r.Connected > testConfig.Timeout+slack {
+			t.Errorf("%v: %+v, want alive by %q", tt.addr, r, tt.says)
+		}
+	}
+	nothingLeft(t, client)
+}
+
+func TestMark(t *testing.T) {
+	l := newLab(t)
+	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	seen := make(chan struct{})
+	asked := make(chan struct{})
+	serve(t, server, "6390", func(c net.Conn) {
+		close(asked)
+		<-seen
+		c.Write([]byte("+PONG\r\n"))
+	})
+	result := make(chan Result, 1)
+	cfg := Config{Timeout: 10 * time.Second, Mark: 0x5264}
+	go func() { result <- probeFrom(t, soon(t), client, netip.AddrPortFrom(server.Addr, 6390), cfg) }()
+	<-asked
+	list := sockets(t, client)
+	if len(list) != 1 || list[0].Mark != cfg.Mark {
+		t.Errorf("the probe's sockets: %+v, want one with mark %#x", list, cfg.Mark)
+	}
+	close(seen)
+	if r := <-result; r.Outcome != Alive {
+		t.Errorf("got %+v", r)
+	}
+}
+
+func TestDead(t *testing.T) {
+	l := newLab(t)
+	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	must2(server.Redis(soon(t), lab.RedisConfig{}))(t)
+	must(t, server.Vanish())
+	for _, addr := range []netip.Addr{server.Addr, server.Addr6} {
+		start := time.Now()
+		r := probeFrom(t, soon(t), client, netip.AddrPortFrom(addr, 6379), testConfig)
+		if took := time.Since(start); r.Outcome != Dead || r.Connected != 0 || took > testConfig.Timeout+slack {
+			t.Errorf("%v: %+v after %v", addr, r, took)
+		}
+	}
+	nothingLeft(t, client)
+}
+
+func TestDeadOnTheSameLink(t *testing.T) {
+	l := newLab(t)
+	client, other := must2(l.Client("c"))(t), must2(l.Client("o"))(t)
+	must(t, other.Vanish())
+	// The kernel gives up a neighbour after three seconds: EHOSTUNREACH.
+	r := probeFrom(t, soon(t), client, netip.AddrPortFrom(other.Addr, 6379), Config{Timeout: 8 * time.Second})
+	if r.Outcome != Dead || r.Detail != "host unreachable" {
+		t.Errorf("got %+v", r)
+	}
+	nothingLeft(t, client)
+}
+
+func TestRefused(t *testing.T) {
+	l := newLab(t)
+	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	for _, addr := range []netip.Addr{server.Addr, server.Addr6} {
+		if r := probeFrom(t, soon(t), client, netip.AddrPortFrom(addr, 6379), testConfig); r.Outcome != Refused {
+			t.Errorf("%v: %+v", addr, r)
+		}
+	}
+	nothingLeft(t, client)
+}
+
+func TestUnresponsive(t *testing.T) {
+	l := newLab(t)
+	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	redis := must2(server.Redis(soon(t), lab.RedisConfig{}))(t)
+	must(t, redis.Freeze())
+	start := time.Now()
+	r := probeFrom(t, soon(t), client, redis.Addr(), testConfig)
+	if took := time.Since(start); r.Outcome != Unresponsive || r.Connected <= 0 || took > testConfig.Timeout+slack {
+		t.Errorf("frozen: %+v after %v", r, took)
+	}
+	must(t, redis.Thaw())
+	if r := probeFrom(t, soon(t), client, redis.Addr(), Config{Timeout: 5 * time.Second}); r.Outcome != Alive {
+		t.Errorf("thawed: %+v", r)
+	}
+	nothingLeft(t, client)
+}
+
+func TestCouldNotTell(t *testing.T) {
+	l := newLab(t)
+	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	serve(t, server, "6390", func(net.Conn) {})
+	check := func(what string, says ...string) {
+		t.Helper()
+		r := probeFrom(t, soon(t), client, netip.AddrPortFrom(server.Addr, 6390), testConfig)
+		ok := false
+		for _, s := range says {
+			ok = ok || strings.Contains(r.Detail, s)
+		}
+		if r.Outcome != CouldNotTell || !ok {
+			t.Errorf("%s: %+v, want %q", what, r, says)
+		}
+	}
+	// The close may be a FIN, or a RST since the PING was not read; the RST may
+	// come before the PING is written.
+	check("closed without a reply", "closed without a reply", "broken pipe", "reset")
+
+	// A route that forbids is a policy of the client's own node. "unreachable" is
+	// the error of a silent neighbour as well, but that comes later.
+	for kind, want := range map[int]syscall.Errno{unix.RTN_PROHIBIT: unix.EACCES, unix.RTN_UNREACHABLE: unix.EHOSTUNREACH} {
+		route := netlink.Route{Dst: &net.IPNet{IP: server.Addr.AsSlice(), Mask: net.CIDRMask(32, 32)}, Type: kind}
+		must(t, client.Do(func() error { return netlink.RouteAdd(&route) }))
+		check("forbidden by a route", want.Error())
+		must(t, client.Do(func() error { return netlink.RouteDel(&route) }))
+	}
+
+	must(t, client.Do(func() error { return netlink.RouteDel(&netlink.Route{Gw: net.IP{10, 77, 1, 1}}) }))
+	check("no route", unix.ENETUNREACH.Error())
+	nothingLeft(t, client)
+}
+
+// TestLate plays a process that slept through its deadline: the answer is there.
+func TestLate(t *testing.T) {
+	l := newLab(t)
+	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	redis := must2(server.Redis(soon(t), lab.RedisConfig{}))(t)
+	var s *Socket
+	must(t, client.Do(func() (err error) {
+		s, err = Open(redis.Addr(), Config{Timeout: 10 * time.Second})
+		return err
+	}))
+	_, failed := s.Connect(soon(t))
+	if failed != nil {
+		t.Fatal(*failed)
+	}
+	must2(s.file.WriteString(ping))(t)
+	eventually(t, "the reply arrives", func() bool {
+		list := sockets(t, client)
+		return len(list) == 1 && list[0].RQueue > 0
+	})
+	must(t, s.file.SetDeadline(time.Now().Add(-time.Second)))
+	var buf [64]byte
+	if n, err := s.read(t.Context(), buf[:]); err != nil || string(buf[:n]) != "+PONG\r\n" {
+		t.Errorf("read %q, %v", buf[:n], err)
+	}
+	if n, err := s.read(t.Context(), buf[:]); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("read %q, %v where there is no more", buf[:n], err)
+	}
+	s.Close()
+	// Nothing was sent within the time, so nothing can be said.
+	if r := probeFrom(t, soon(t), client, redis.Addr(), Config{Timeout: 1}); r.Outcome != CouldNotTell && r.Outcome != Alive {
+		t.Errorf("without time: %+v", r)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	l := newLab(t)
+	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	redis := must2(server.Redis(soon(t), lab.RedisConfig{}))(t)
+	must(t, redis.Freeze())
+	long := Config{Timeout: time.Minute}
+	for _, tt := range []struct {
+		name string
+		addr netip.AddrPort
+		wait func() bool
+	}{
+		{"while it waits for a reply", redis.Addr(), func() bool {
+			list := sockets(t, client)
+			return len(list) == 1 && list[0].State == 1
+		}},
+		{"while it connects", netip.AddrPortFrom(netip.MustParseAddr("10.77.9.9"), 6379), func() bool { return len(sockets(t, client)) == 1 }},
+	} {
+		ctx, cancel := context.WithCancel(soon(t))
+		result := make(chan Result, 1)
+		go func() { result <- probeFrom(t, ctx, client, tt.addr, long) }()
+		eventually(t, "the probe is on its way", tt.wait)
+		start := time.Now()
+		cancel()
+		r := <-result
+		if took := time.Since(start); r.Outcome != CouldNotTell || took > slack {
+			t.Errorf("%s: %+v after %v", tt.name, r, took)
+		}
+		nothingLeft(t, client)
+	}
+	// Over before it begins.
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	start := time.Now()
+	if r := probeFrom(t, ctx, client, redis.Addr(), long); r.Outcome != CouldNotTell || time.Since(start) > slack {
+		t.Errorf("cancelled before: %+v after %v", r, time.Since(start))
+	}
+}
+
+// TestNamespaceGoesDuringAProbe deletes a pod while it is probed: the probe may
+// hold the namespace until it ends, and not a moment longer.
+func TestNamespaceGoesDuringAProbe(t *testing.T) {
+	l := newLab(t)
+	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	redis := must2(server.Redis(soon(t), lab.RedisConfig{}))(t)
+	must(t, redis.Freeze())
+	// The end of the namespace is seen by a device of its own that has its peer
+	// with us.
+	veth := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "inside"}
+	veth.Name = "rgpr" + client.Name + "w"
+	must(t, netlink.LinkAdd(veth))
+	t.Cleanup(func() { netlink.LinkDel(veth) }) // gone already if all is well
+	ns := must2(os.Open(client.NSPath))(t)
+	err := netlink.LinkSetNsFd(must2(netlink.LinkByName("inside"))(t), int(ns.Fd()))
+	ns.Close()
+	must(t, err)
+	exists := func() bool {
+		_, err := netlink.LinkByName(veth.Name)
+		return err == nil
+	}
+
+	result := make(chan Result, 1)
+	ctx, cancel := context.WithCancel(soon(t))
+	defer cancel()
+	go func() { result <- probeFrom(t, ctx, client, redis.Addr(), Config{Timeout: time.Minute}) }()
+	eventually(t, "the probe waits for a reply", func() bool {
+		list := sockets(t, client)
+		return len(list) == 1 && list[0].State == 1
+	})
+	must(t, client.Remove())
+	if !exists() {
+		t.Error("the namespace is gone while a socket is in it: the test sees nothing")
+	}
+	cancel()
+	<-result
+	eventually(t, "the namespace goes with the probe", func() bool { return !exists() })
+}
+
+func TestInAGoneNamespace(t *testing.T) {
+	l := newLab(t)
+	client := must2(l.Client("c"))(t)
+	ns := namespace(t, client)
+	must(t, client.Remove())
+	onThread(t, func(th *netns.Thread) {
+		if s, err := In(th, ns, netip.AddrPortFrom(client.Addr, 6379), testConfig); err == nil || s != nil {
+			t.Errorf("got %v, %v", s, err)
+		}
+	})
+}
+
+func TestWithoutDescriptors(t *testing.T) {
+	// In another process: the limit is for all of them.
+	if os.Getenv("REDISGUARD_PROBE_TEST") == "" {
+		cmd := exec.Command(must2(os.Executable())(t), "-test.run=^"+t.Name()+"$", "-test.v")
+		cmd.Env = append(os.Environ(), "REDISGUARD_PROBE_TEST=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: 3}))
+	r := Endpoint(t.Context(), netip.MustParseAddrPort("127.0.0.1:1"), Config{Timeout: time.Second})
+	if r.Outcome != CouldNotTell || !strings.Contains(r.Detail, unix.EMFILE.Error()) {
+		t.Errorf("got %+v", r)
+	}
+}
+
+func FuzzDescribe(f *testing.F) {
+	for _, s := range []string{"+PONG\r\n", "-NOAUTH x", "\x15\x03\x03", "+", "- ", "+\x1b[31m", "HTTP/1.1 400"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) == 0 {
+			t.Skip() // a read of nothing is no reply
+		}
+		for _, r := range describe(b) {
+			if r < ' ' || r > '~' {
+				t.Fatalf("describe(%q) = %q, which is not plain", b, describe(b))
+			}
+		}
+	})
+}
