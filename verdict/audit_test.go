@@ -73,7 +73,7 @@ func (a *auditor) step(in *Input) (*Output, error) {
 }
 
 func (a *auditor) takeIn(in *Input) {
-	a.now = max(a.now, in.Now)
+	a.now = min(max(a.now, in.Now), endOfTime)
 	for i := range in.Appeared {
 		x := &in.Appeared[i]
 		if d := a.known[x.Key]; d != nil {
