@@ -24,7 +24,7 @@ const (
 	// priorTrials weighs the assumption that losses come alone.
 	priorTrials = 2
 	// lossHalfLife: what a path was like some minutes ago says little.
-	lossHalfLife = time.Minute
+	lossHalfLife = 2 * time.Minute
 	// minFlowBurst: one flow may have a path of its own (ECMP), about whose
 	// bursts the others know nothing; assume that every second loss brings
 	// another.

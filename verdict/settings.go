@@ -62,9 +62,10 @@ const (
 	answerMax = time.Second
 	// rtoMin is TCP_RTO_MIN, the least time between two retransmissions.
 	rtoMin = 200 * time.Millisecond
-	// probeBurst: a broken flow takes two probes, one before and one after a
-	// retransmission; one more for the end of DownAfter is kept in reserve.
-	probeBurst = 4
+	// probeBurst: a broken flow takes one probe before and one after each of its
+	// first retransmissions; one more for the end of DownAfter is kept in
+	// reserve.
+	probeBurst = 6
 	// probeGap is the least time between two probes of one endpoint.
 	probeGap = 100 * time.Millisecond
 	// maxPending bounds the probes under way per endpoint.

@@ -1,0 +1,256 @@
+package supervisor_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redisguard/redisguard/config"
+	"github.com/redisguard/redisguard/event"
+	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/supervisor"
+	"github.com/redisguard/redisguard/verdict"
+)
+
+// port is watched in these tests, and in no others: supervisors see the whole
+// node, and must keep their hands off the labs of other packages' tests.
+const port = 16379
+
+// guard is a running supervisor with everything that it has told.
+type guard struct {
+	*supervisor.Supervisor
+	t       *testing.T
+	disable string // path of the off switch
+
+	mu     sync.Mutex
+	events []event.Event
+	news   chan struct{} // closed and replaced at every event
+}
+
+// base is the config of these tests before a test changes it.
+func base() config.Config {
+	c := config.Default()
+	c.Watch.Ports = []uint16{port}
+	c.Watch.Mode = config.Enforce
+	c.Profile = config.Fast
+	return c
+}
+
+// startGuard runs a supervisor until the test ends.
+func startGuard(t *testing.T, c config.Config, dryRun bool) *guard {
+	t.Helper()
+	hub := event.NewHub(1024)
+	sub := hub.Subscribe(100_000)
+	g := &guard{t: t, disable: filepath.Join(t.TempDir(), "disable"), news: make(chan struct{})}
+	s, err := supervisor.New(supervisor.Options{
+		Config: c, Log: slog.New(slog.NewTextHandler(keepLog(t), &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Hub: hub, DryRun: dryRun, DisablePath: g.disable,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.Supervisor = s
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	var collector sync.WaitGroup
+	collector.Go(func() {
+		for {
+			select {
+			case e := <-sub.Events():
+				g.mu.Lock()
+				g.events = append(g.events, e)
+				close(g.news)
+				g.news = make(chan struct{})
+				g.mu.Unlock()
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("the supervisor ended with: %v", err)
+			}
+		case <-time.After(2 * time.Second):
+			t.Error("the supervisor did not end within 2 s")
+		}
+		collector.Wait()
+	})
+	return g
+}
+
+// logKeeper keeps the log and shows it when the test has failed.
+type logKeeper struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func keepLog(t *testing.T) *logKeeper {
+	w := &logKeeper{}
+	t.Cleanup(func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if t.Failed() {
+			fmt.Fprintln(os.Stderr, w.b.String())
+		}
+	})
+	return w
+}
+
+func (w *logKeeper) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.Write(b)
+}
+
+// wait waits for an event that match accepts.
+func (g *guard) wait(within time.Duration, what string, match func(event.Event) bool) event.Event {
+	g.t.Helper()
+	deadline := time.After(within)
+	seen := 0
+	for {
+		g.mu.Lock()
+		list, news := g.events, g.news
+		g.mu.Unlock()
+		for ; seen < len(list); seen++ {
+			if match(list[seen]) {
+				return list[seen]
+			}
+		}
+		select {
+		case <-news:
+		case <-deadline:
+			g.t.Fatalf("no %s within %v", what, within)
+		}
+	}
+}
+
+func ofType(t verdict.EventType) func(event.Event) bool {
+	return func(e event.Event) bool { return e.Type == t }
+}
+
+// all returns what was told up to now.
+func (g *guard) all(match func(event.Event) bool) (list []event.Event) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, e := range g.events {
+		if match(e) {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// reaped returns the connections that were ended.
+func (g *guard) reaped() []event.Event {
+	return g.all(func(e event.Event) bool { return e.Type == verdict.ConnectionReaped && e.Outcome == string(verdict.ReapDone) })
+}
+
+// ready waits until n connections are tracked and attributed, and the first
+// probe has shown that the endpoint can be probed.
+func (g *guard) ready(n int) {
+	g.t.Helper()
+	eventually(g.t, 15*time.Second, fmt.Sprintf("%d connections tracked and a probe made", n), func() bool {
+		s := g.Stats()
+		return s.Tracked >= int64(n) && s.Attributions >= int64(n) && s.Probes >= 1
+	})
+	pass(300 * time.Millisecond) // the answer of that probe, which no counter shows
+}
+
+// eventually polls a condition that nothing can be subscribed to for.
+func eventually(t *testing.T, within time.Duration, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(within); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", within, what)
+		}
+	}
+}
+
+// pass lets time pass in which nothing may happen; what must happen is waited
+// for instead.
+func pass(d time.Duration) { <-time.After(d) }
+
+// world is a lab with a Redis server and a client host.
+type world struct {
+	*lab.Lab
+	t      *testing.T
+	ctx    context.Context
+	server *lab.Host
+	client *lab.Host
+	redis  *lab.Redis
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	l, err := lab.New(lab.Config{Prefix: "rgsv"})
+	must(t, err)
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Errorf("cannot close the lab: %v", err)
+		}
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	t.Cleanup(cancel)
+	w := &world{Lab: l, t: t, ctx: ctx}
+	w.server, err = l.Server("a")
+	must(t, err)
+	w.client, err = l.Client("c")
+	must(t, err)
+	w.redis, err = w.server.Redis(ctx, lab.RedisConfig{Port: port})
+	must(t, err)
+	return w
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// run starts a client and waits until all its connections have been answered.
+func (w *world) run(h *lab.Host, kind lab.ClientKind, addr netip.AddrPort, conns int) *lab.Client {
+	w.t.Helper()
+	c, err := h.Client(w.ctx, lab.ClientConfig{Kind: kind, Addr: addr, Conns: conns, Interval: 20 * time.Millisecond})
+	must(w.t, err)
+	must(w.t, c.Ready(w.ctx))
+	return c
+}
+
+// failure waits for the first error of a client after since.
+func (w *world) failure(c *lab.Client, since time.Time) lab.Event {
+	w.t.Helper()
+	e, err := c.WaitEvent(w.ctx, func(e lab.Event) bool { return e.Kind == lab.Error && e.T >= since.UnixNano() })
+	must(w.t, err)
+	return e
+}
+
+// back waits for the first answer after the event, on the same connection.
+func (w *world) back(c *lab.Client, after lab.Event) lab.Event {
+	w.t.Helper()
+	e, err := c.WaitEvent(w.ctx, func(e lab.Event) bool {
+		return e.Kind == lab.OK && e.First && e.Conn == after.Conn && e.T > after.T
+	})
+	must(w.t, err)
+	return e
+}
+
+// answered waits for an answer after since.
+func (w *world) answered(c *lab.Client, since time.Time) lab.Event {
+	w.t.Helper()
+	e, err := c.WaitEvent(w.ctx, func(e lab.Event) bool { return e.Kind == lab.OK && e.T > since.UnixNano() })
+	must(w.t, err)
+	return e
+}
