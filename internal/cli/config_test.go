@@ -1,0 +1,44 @@
+package cli
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redisguard/redisguard/config"
+)
+
+// TestWriteConfig writes and reads back a config in which nothing is a default.
+func TestWriteConfig(t *testing.T) {
+	changed := config.Config{
+		Mode: config.Off, Profile: config.Calm,
+		Log: config.LogSection{Level: config.LogError, Format: config.LogJSON},
+		Watch: config.WatchSection{Ports: []uint16{1, 65535}, Mode: config.Enforce, Loopback: true, DumpCPU: 0.125,
+			Discovery: 1500 * time.Millisecond, Tick: 55 * time.Millisecond, Births: config.BirthsOff},
+		Exclude: config.ExcludeSection{Namespaces: []string{"kube-*", `a"\\b`}, Pods: []string{"é\t"}, Units: []string{}, Users: []string{"0"}, Commands: []string{"[a-z]*"}},
+		Reap:    config.ReapSection{Mode: config.Observe, DownAfter: 90 * time.Minute / 10, Rate: 3, Burst: 1000000, MaxShare: 1e-7, Spread: 0, MinSilence: time.Minute},
+		Policy:  config.PolicySection{OnDown: config.ReactIgnore, OnUnresponsive: config.ReactReap},
+		Audit:   config.AuditSection{File: "/a b", MaxSize: 1 << 40},
+		Probe:   config.ProbeSection{Timeout: 123 * time.Microsecond * 1000, PerSecond: 0.01, Mark: 1<<32 - 1, Baseline: 24 * time.Hour},
+		Record:  config.RecordSection{File: "/c", MaxSize: 65536},
+	}
+	for name, c := range map[string]config.Config{"defaults": config.Default(), "changed": changed} {
+		if err := c.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		writeConfig(&b, c)
+		back, err := config.Parse(name, b.Bytes())
+		if err != nil {
+			t.Errorf("%s: %v\n%s", name, err, b.String())
+			continue
+		}
+		if diff := config.Diff(c, back); len(diff) > 0 {
+			t.Errorf("%s: came back with other settings: %s\n%s", name, strings.Join(diff, ", "), b.String())
+		}
+	}
+	if diff := config.Diff(config.Default(), changed); len(diff) < 30 {
+		t.Errorf("only %d settings differ from their defaults: give the new ones values here", len(diff))
+	}
+}
