@@ -1,0 +1,362 @@
+package arch
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/redisguard/redisguard"
+
+// root is the module's directory, seen from this package.
+const root = "../.."
+
+// pkg is what `go list -json` says about a package.
+type pkg struct {
+	ImportPath   string
+	Dir          string
+	GoFiles      []string
+	Imports      []string
+	Deps         []string
+	TestImports  []string
+	XTestImports []string
+}
+
+// name is the path within the module: "verdict", "internal/cli"; ok is false for
+// other modules and the standard library.
+func name(importPath string) (rel string, ok bool) {
+	if importPath == module {
+		return ".", true
+	}
+	return strings.CutPrefix(importPath, module+"/")
+}
+
+// under reports whether the package rel is dir or below it.
+func under(rel, dir string) bool { return rel == dir || strings.HasPrefix(rel, dir+"/") }
+
+func packages(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Dir,GoFiles,Imports,Deps,TestImports,XTestImports", "./...")
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "GOOS=linux")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("cannot list packages: %v\n%s", err, stderr.String())
+	}
+	var list []pkg
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p pkg
+		err := dec.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, p)
+	}
+	if len(list) < 10 {
+		t.Fatalf("only %d packages: this test looks in the wrong place", len(list))
+	}
+	return list
+}
+
+// features each do one thing to the kernel or to Redis, and meet only in the
+// packages that use them.
+var features = []string{"tcpstate", "keepalive", "resolver", "clusterview", "sysctl", "detour", "probe"}
+
+// values are the standard packages that verdict may import: they compute, and
+// know neither time passing nor the world outside.
+var values = []string{
+	"bytes", "cmp", "container/heap", "errors", "fmt", "hash/fnv", "hash/maphash", "iter", "maps", "math", "math/bits", "math/rand/v2",
+	"net/netip", "slices", "sort", "strconv", "strings", "time",
+}
+
+// rule forbids imports.
+type rule struct {
+	name   string
+	reason string
+	// forbids reports whether the package from, of this module, may not import
+	// the package to.
+	forbids func(from, to string) bool
+}
+
+var rules = []rule{
+	{
+		name:   "verdict imports only value types",
+		reason: "it decides, and is tested and replayed by values alone: no clock, no socket, no other part of redisguard",
+		forbids: func(from, to string) bool {
+			return under(from, "verdict") && !slices.Contains(values, to)
+		},
+	},
+	{
+		name:   "features do not import each other",
+		reason: "each is useful and testable alone; what needs two of them belongs into supervisor, or another package that uses both",
+		forbids: func(from, to string) bool {
+			rel, ours := name(to)
+			if !ours {
+				return false
+			}
+			for _, a := range features {
+				for _, b := range features {
+					if a != b && under(from, a) && under(rel, b) {
+						return true
+					}
+				}
+			}
+			return false
+		},
+	},
+	{
+		name:   "nobody imports lab",
+		reason: "it makes and breaks networks as root: the daemon must not even contain it",
+		forbids: func(from, to string) bool {
+			rel, ours := name(to)
+			return ours && under(rel, "lab") && !under(from, "lab")
+		},
+	},
+	{
+		name:   "nobody runs other programs",
+		reason: "a root daemon that starts programs is at the mercy of PATH and of their output; lab and tests may",
+		forbids: func(from, to string) bool {
+			return to == "os/exec" && !under(from, "lab")
+		},
+	},
+	{
+		name:   "unsafe is in internal/sys only",
+		reason: "one door to the kernel: whoever reviews memory safety reads one package",
+		forbids: func(from, to string) bool {
+			return to == "unsafe" && from != "internal/sys"
+		},
+	},
+	{
+		name:   "client imports api/v1 only",
+		reason: "programs link it: it must not bring the daemon along",
+		forbids: func(from, to string) bool {
+			rel, ours := name(to)
+			return under(from, "client") && ours && !under(rel, "client") && !under(rel, "api/v1")
+		},
+	},
+	{
+		name:   "api/v1 imports nothing of redisguard",
+		reason: "wire types stay as they are when the insides change",
+		forbids: func(from, to string) bool {
+			rel, ours := name(to)
+			return under(from, "api/v1") && ours && !under(rel, "api/v1")
+		},
+	},
+	{
+		name:   "commands are imported by package main only",
+		reason: "what the command line does for others to use belongs into a package of its own",
+		forbids: func(from, to string) bool {
+			rel, ours := name(to)
+			return ours && under(rel, "internal/cli") && !under(from, "cmd") && !under(from, "internal/cli")
+		},
+	},
+	{
+		name:   "no cgo",
+		reason: "the daemon is one static file, and libc knows nothing of threads in other namespaces",
+		forbids: func(_, to string) bool {
+			return to == "C"
+		},
+	},
+}
+
+// TestImports holds every import that is not a test's against the rules.
+func TestImports(t *testing.T) {
+	for _, p := range packages(t) {
+		from, ok := name(p.ImportPath)
+		if !ok {
+			t.Fatalf("%s is not of this module", p.ImportPath)
+		}
+		for _, to := range p.Imports {
+			for _, r := range rules {
+				if r.forbids(from, to) {
+					t.Errorf("%s imports %s, but %s: %s", from, to, r.name, r.reason)
+				}
+			}
+		}
+	}
+}
+
+// TestRules shows that each rule forbids something, and not too much.
+func TestRules(t *testing.T) {
+	for _, tt := range []struct {
+		from, to string
+		breaks   string // a rule's name, "" if allowed
+	}{
+		{"verdict", "net/netip", ""},
+		{"verdict", "net", "verdict imports only value types"},
+		{"verdict", "os", "verdict imports only value types"},
+		{"verdict", module + "/tcpstate", "verdict imports only value types"},
+		{"tcpstate", module + "/internal/sys", ""},
+		{"probe", module + "/netns", ""},
+		{"probe", module + "/tcpstate", "features do not import each other"},
+		{"clusterview", module + "/clusterview/resp", ""},
+		{"clusterview/resp", module + "/resolver", "features do not import each other"},
+		{"supervisor", module + "/tcpstate", ""},
+		{"supervisor", module + "/lab", "nobody imports lab"},
+		{"lab/demo", module + "/lab", ""},
+		{"supervisor", "os/exec", "nobody runs other programs"},
+		{"lab", "os/exec", ""},
+		{"internal/sys", "unsafe", ""},
+		{"tcpstate", "unsafe", "unsafe is in internal/sys only"},
+		{"client", module + "/api/v1", ""},
+		{"client", module + "/event", "client imports api/v1 only"},
+		{"api/v1", module + "/verdict", "api/v1 imports nothing of redisguard"},
+		{"cmd/redisguard", module + "/internal/cli", ""},
+		{"supervisor", module + "/internal/cli", "commands are imported by package main only"},
+		{"proc", "C", "no cgo"},
+	} {
+		broken := ""
+		for _, r := range rules {
+			if r.forbids(tt.from, tt.to) {
+				broken += r.name
+			}
+		}
+		if broken != tt.breaks {
+			t.Errorf("%s -> %s breaks %q, want %q", tt.from, tt.to, broken, tt.breaks)
+		}
+	}
+}
+
+// TestDaemon looks at everything that is linked into the daemon.
+func TestDaemon(t *testing.T) {
+	for _, p := range packages(t) {
+		if p.ImportPath != module+"/cmd/redisguard" {
+			continue
+		}
+		for _, dep := range p.Deps {
+			if rel, ours := name(dep); ours && under(rel, "lab") {
+				t.Errorf("the daemon contains %s: it makes and breaks networks as root", rel)
+			}
+			if dep == "testing" {
+				t.Error("the daemon contains package testing: a test hook is in production code")
+			}
+		}
+		return
+	}
+	t.Error("there is no cmd/redisguard")
+}
+
+// TestVerdictIsPure looks for what the imports alone do not show.
+func TestVerdictIsPure(t *testing.T) {
+	clock := []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker"}
+	global := []string{"Int", "IntN", "Int32", "Int32N", "Int64", "Int64N", "Uint32", "Uint64", "Float32", "Float64", "N", "Perm", "Shuffle", "ExpFloat64", "NormFloat64"}
+	for _, p := range packages(t) {
+		if rel, _ := name(p.ImportPath); !under(rel, "verdict") {
+			continue
+		}
+		for _, file := range p.GoFiles {
+			fset := token.NewFileSet()
+			f, err := parser.ParseFile(fset, filepath.Join(p.Dir, file), nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				switch n := n.(type) {
+				case *ast.GoStmt:
+					t.Errorf("%v: verdict starts a goroutine: the same input must always lead to the same output", fset.Position(n.Pos()))
+				case *ast.SelectorExpr:
+					x, ok := n.X.(*ast.Ident)
+					if ok && x.Name == "time" && slices.Contains(clock, n.Sel.Name) {
+						t.Errorf("%v: verdict uses time.%s: time is an argument", fset.Position(n.Pos()), n.Sel.Name)
+					}
+					if ok && x.Name == "rand" && slices.Contains(global, n.Sel.Name) {
+						t.Errorf("%v: verdict uses rand.%s: the seed is an argument", fset.Position(n.Pos()), n.Sel.Name)
+					}
+				}
+				return true
+			})
+		}
+	}
+}
+
+// TestPackageComments: one file of each package says what it is for; two would
+// be run together.
+func TestPackageComments(t *testing.T) {
+	for _, p := range packages(t) {
+		var with []string
+		for _, file := range p.GoFiles {
+			f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, file), nil, parser.PackageClauseOnly|parser.ParseComments)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f.Doc == nil {
+				continue
+			}
+			with = append(with, file)
+			want := "Package " + f.Name.Name + " "
+			if f.Name.Name == "main" {
+				want = "Command "
+			}
+			if !strings.HasPrefix(f.Doc.Text(), want) {
+				t.Errorf("%s: the package comment of %s does not begin with %q", p.ImportPath, file, want)
+			}
+		}
+		if len(with) != 1 {
+			t.Errorf("%s has %d package comments %v, want one", p.ImportPath, len(with), with)
+		}
+	}
+}
+
+// TestNothingIsPutOff: what is left to do is an issue, not a remark in a file.
+func TestNothingIsPutOff(t *testing.T) {
+	// Put together, so that this file is not found itself.
+	mark := regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME|X` + `XX|HA` + `CK)\b`)
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			// What fuzzers and property tests keep is random.
+			if n := d.Name(); n == ".git" || n == "fuzz" || n == "rapid" {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !d.Type().IsRegular() {
+			return nil
+		}
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // a test of another package may come and go beside us
+		}
+		if err != nil || info.Size() > 1<<20 {
+			return err // nobody writes so much by hand
+		}
+		data, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if bytes.IndexByte(data, 0) >= 0 {
+			return nil // not text
+		}
+		for i, line := range bytes.Split(data, []byte("\n")) {
+			if mark.Match(line) {
+				t.Errorf("%s:%d: %s: do it, or open an issue", path, i+1, bytes.TrimSpace(line))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
