@@ -158,6 +158,7 @@ type path struct {
 	heard    time.Duration // when anything was last heard on it
 	baseline bool          // a probe from here succeeded once
 	probed   time.Duration // start of the last probe from here; 0 is never
+	lost     float64       // probes from here that got no answer since one was alive
 	outcome  Outcome       // of the last probe from here that ended
 	hop      NextHop       // last look; zero At is none
 	hopAsked time.Duration
@@ -215,7 +216,7 @@ func (c *Core) endpoint(addr netip.AddrPort) *endpoint {
 	e := c.endpoints[addr]
 	if e == nil {
 		e = &endpoint{addr: addr, paths: map[NS]*path{}, tokens: probeBurst, tokAt: c.now, asked: -probeGap}
-		e.loss.at = c.now
+		e.loss.at, e.loss.newAt = c.now, c.now
 		c.endpoints[addr] = e
 		i, _ := slices.BinarySearchFunc(c.ranked, addr, (*endpoint).compare)
 		c.ranked = slices.Insert(c.ranked, i, e)

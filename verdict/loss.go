@@ -16,6 +16,11 @@ type loss struct {
 	tx, lost          float64 // transmissions, and those that were repetitions
 	trials, continued float64 // repetitions in stalls that ended well, and those followed by one more
 	at                time.Duration
+
+	// The same of the last seconds, which tell of a path that has just turned
+	// bad: the minutes before would have it clean for too long.
+	newTx, newLost float64
+	newAt          time.Duration
 }
 
 const (
@@ -25,6 +30,10 @@ const (
 	priorTrials = 2
 	// lossHalfLife: what a path was like some minutes ago says little.
 	lossHalfLife = 2 * time.Minute
+	// newHalfLife: long enough for a slow connection to show some losses.
+	newHalfLife = 3 * time.Second
+	// newPriorTx: a loss within a handful of transmissions is no large share yet.
+	newPriorTx = 10
 	// minFlowBurst: one flow may have a path of its own (ECMP), about whose
 	// bursts the others know nothing; assume that every second loss brings
 	// another.
@@ -50,6 +59,12 @@ func (l *loss) decay(now time.Duration) {
 		l.continued *= f
 		l.at = now
 	}
+	if dt := now - l.newAt; dt > 100*time.Millisecond {
+		f := math.Exp2(-float64(dt) / float64(newHalfLife))
+		l.newTx *= f
+		l.newLost *= f
+		l.newAt = now
+	}
 }
 
 // answered records tx transmissions, lost of which were repetitions, on a
@@ -57,6 +72,8 @@ func (l *loss) decay(now time.Duration) {
 func (l *loss) answered(tx, lost float64) {
 	l.tx += tx
 	l.lost += lost
+	l.newTx += tx
+	l.newLost += lost
 }
 
 // stallEnded records a stall of k repetitions that ended well.
@@ -67,9 +84,12 @@ func (l *loss) stallEnded(k int) {
 	}
 }
 
-// p is the probability that a transmission is not answered.
+// p is the probability that a transmission is not answered: what the last minutes
+// say or what the last seconds say, whichever is worse. Only losses that were made
+// good count: connections that all stall for good, because a virtual address has
+// moved, do not make a path lossy.
 func (l *loss) p() float64 {
-	return min(maxLossShare, (l.lost+priorLost)/(l.tx+priorTx))
+	return min(maxLossShare, max((l.lost+priorLost)/(l.tx+priorTx), l.newLost/(l.newTx+newPriorTx)))
 }
 
 // b is the probability that a transmission is not answered if the one before it

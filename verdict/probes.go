@@ -52,6 +52,9 @@ func (c *Core) takeProbe(pr *Probe) {
 		}
 		if p != nil {
 			p.baseline = true
+			// Connection request and PING; what was lost before it was a loss only.
+			e.loss.answered(2+p.lost, p.lost)
+			p.lost = 0
 		}
 		if e.frozenSince != 0 && pr.Started > e.frozenSince {
 			c.thaw(e)
@@ -73,6 +76,9 @@ func (c *Core) takeProbe(pr *Probe) {
 		}
 	case Dead, Refused:
 		e.rise = 0
+		if p != nil && pr.Outcome == Dead {
+			p.lost++
+		}
 	}
 }
 
