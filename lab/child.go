@@ -37,7 +37,11 @@ func MaybeChild() {
 		os.Exit(2)
 	}
 	// What tables of connections show as the command.
-	_ = os.WriteFile("/proc/self/comm", []byte("lab-"+cfg.Kind), 0)
+	comm := cfg.Comm
+	if comm == "" {
+		comm = "lab-" + string(cfg.Kind)
+	}
+	_ = os.WriteFile("/proc/self/comm", []byte(comm), 0)
 	newChild(cfg, os.Stdout).run(os.Stdin)
 	os.Exit(0)
 }

@@ -57,6 +57,9 @@ type ClientConfig struct {
 	// If 0, 20 ms, or 1 ms per connection if that is more: a thousand reports a
 	// second.
 	ReportEvery time.Duration `json:"report_every"`
+	// Comm is what the process calls itself, at most 15 bytes. If empty, "lab-"
+	// and the kind.
+	Comm string `json:"comm"`
 	// Mapped makes the sockets AF_INET6 ones with an IPv4-mapped address, as
 	// Java's and Node's often are. Addr must be IPv4.
 	Mapped bool `json:"mapped"`

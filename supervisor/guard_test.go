@@ -154,7 +154,9 @@ func (g *guard) all(match func(event.Event) bool) (list []event.Event) {
 
 // reaped returns the connections that were ended.
 func (g *guard) reaped() []event.Event {
-	return g.all(func(e event.Event) bool { return e.Type == verdict.ConnectionReaped && e.Outcome == string(verdict.ReapDone) })
+	return g.all(func(e event.Event) bool {
+		return e.Type == verdict.ConnectionReaped && e.Outcome == string(verdict.ReapDone)
+	})
 }
 
 // ready waits until n connections are tracked and attributed, and the first

@@ -1,0 +1,46 @@
+# make test    everything, on a fresh Debian with Go (as root: installs what it needs)
+# make demo    shows the main job in under a minute (as root)
+# make bench   measures what docs/benchmarks.md shows (as root, some 20 minutes)
+# make lint    gofmt, go vet, staticcheck
+# make fuzz    each fuzz test for FUZZTIME
+# make build   bin/redisguard
+
+GO       ?= go
+FUZZTIME ?= 20s
+
+export CGO_ENABLED = 0
+
+.PHONY: build test demo bench lint fuzz clean
+
+build:
+	$(GO) build -trimpath -o bin/redisguard ./cmd/redisguard
+
+# Packages are tested one after the other: some guard the whole node, some load
+# both cores, and their bounds are in seconds.
+test:
+	./lab/setup.sh test
+	$(GO) test -p 1 -count=1 -timeout 20m ./...
+
+demo: build
+	./lab/setup.sh demo
+	$(GO) build -trimpath -o bin/redisguard-demo ./lab/demo
+	./bin/redisguard-demo --redisguard ./bin/redisguard
+
+bench: build
+	./lab/setup.sh bench
+	$(GO) build -trimpath -o bin/redisguard-bench ./lab/bench
+	./bin/redisguard-bench --redisguard ./bin/redisguard $(BENCHFLAGS)
+
+lint:
+	@bad=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$bad" ]; then echo "gofmt wants:"; echo "$$bad"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+fuzz:
+	@for pkg in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+	  done; done
+
+clean:
+	rm -rf bin out
