@@ -84,8 +84,14 @@ func sockDiag(c tcpstate.Capability) Finding {
 	return cannotTell(c.Err)
 }
 
-func checkSockDestroy(context.Context, *node) Finding {
-	return sockDestroy(tcpstate.ProbeCapabilities().Destroy)
+func checkSockDestroy(_ context.Context, n *node) Finding {
+	c := tcpstate.ProbeCapabilities().Destroy
+	// The kernel looks for the connection first and for the privilege then, so
+	// that the probe, which names no connection, does not get to the second.
+	if caps, err := n.capabilities(); c.Support == tcpstate.Supported && err == nil && caps&(1<<unix.CAP_NET_ADMIN) == 0 {
+		c = tcpstate.Capability{Support: tcpstate.NotSupported, Err: tcpstate.ErrNotPermitted}
+	}
+	return sockDestroy(c)
 }
 
 func sockDestroy(c tcpstate.Capability) Finding {

@@ -160,9 +160,12 @@ func (n *node) sysctls(ctx context.Context, names ...string) ([]int, error) {
 		return values, read()
 	}
 	// /proc/sys/net is that of the thread's namespace.
-	ns, _, err := n.hostNamespace(ctx)
+	ns, guessed, err := n.hostNamespace(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if guessed != nil {
+		return values, read() // it is our own, where we need not go
 	}
 	return values, netns.Do(ns, read)
 }

@@ -22,6 +22,10 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+// port is none of the usual ones: this machine may be guarded, by a daemon that
+// would come and probe as well.
+const port = 17380
+
 func newLab(t *testing.T) *lab.Lab {
 	t.Helper()
 	l, err := lab.New(lab.Config{Prefix: "rgpr" + strconv.Itoa(os.Getpid())})

@@ -27,8 +27,8 @@ var testConfig = Config{Timeout: 300 * time.Millisecond, Mark: 0x5264}
 func TestAlive(t *testing.T) {
 	l := newLab(t)
 	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
-	open := must2(server.Redis(soon(t), lab.RedisConfig{}))(t)
-	locked := must2(server.Redis(soon(t), lab.RedisConfig{Port: 6380}))(t)
+	open := must2(server.Redis(soon(t), lab.RedisConfig{Port: port}))(t)
+	locked := must2(server.Redis(soon(t), lab.RedisConfig{Port: port + 1}))(t)
 	must2(locked.Do(soon(t), "CONFIG", "SET", "requirepass", "secret"))(t)
 	serve(t, server, "6390", func(c net.Conn) {
 		c.Read(make([]byte, 16))
@@ -83,11 +83,11 @@ func TestMark(t *testing.T) {
 func TestDead(t *testing.T) {
 	l := newLab(t)
 	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
-	must2(server.Redis(soon(t), lab.RedisConfig{}))(t)
+	must2(server.Redis(soon(t), lab.RedisConfig{Port: port}))(t)
 	must(t, server.Vanish())
 	for _, addr := range []netip.Addr{server.Addr, server.Addr6} {
 		start := time.Now()
-		r := probeFrom(t, soon(t), client, netip.AddrPortFrom(addr, 6379), testConfig)
+		r := probeFrom(t, soon(t), client, netip.AddrPortFrom(addr, port), testConfig)
 		if took := time.Since(start); r.Outcome != Dead || r.Connected != 0 || took > testConfig.Timeout+slack {
 			t.Errorf("%v: %+v after %v", addr, r, took)
 		}
@@ -100,7 +100,7 @@ func TestDeadOnTheSameLink(t *testing.T) {
 	client, other := must2(l.Client("c"))(t), must2(l.Client("o"))(t)
 	must(t, other.Vanish())
 	// The kernel gives up a neighbour after three seconds: EHOSTUNREACH.
-	r := probeFrom(t, soon(t), client, netip.AddrPortFrom(other.Addr, 6379), Config{Timeout: 8 * time.Second})
+	r := probeFrom(t, soon(t), client, netip.AddrPortFrom(other.Addr, port), Config{Timeout: 8 * time.Second})
 	if r.Outcome != Dead || r.Detail != "host unreachable" {
 		t.Errorf("got %+v", r)
 	}
@@ -111,7 +111,7 @@ func TestRefused(t *testing.T) {
 	l := newLab(t)
 	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
 	for _, addr := range []netip.Addr{server.Addr, server.Addr6} {
-		if r := probeFrom(t, soon(t), client, netip.AddrPortFrom(addr, 6379), testConfig); r.Outcome != Refused {
+		if r := probeFrom(t, soon(t), client, netip.AddrPortFrom(addr, port), testConfig); r.Outcome != Refused {
 			t.Errorf("%v: %+v", addr, r)
 		}
 	}
@@ -121,7 +121,7 @@ func TestRefused(t *testing.T) {
 func TestUnresponsive(t *testing.T) {
 	l := newLab(t)
 	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
-	redis := must2(server.Redis(soon(t), lab.RedisConfig{}))(t)
+	redis := must2(server.Redis(soon(t), lab.RedisConfig{Port: port}))(t)
 	must(t, redis.Freeze())
 	start := time.Now()
 	r := probeFrom(t, soon(t), client, redis.Addr(), testConfig)
@@ -172,7 +172,7 @@ func TestCouldNotTell(t *testing.T) {
 func TestLate(t *testing.T) {
 	l := newLab(t)
 	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
-	redis := must2(server.Redis(soon(t), lab.RedisConfig{}))(t)
+	redis := must2(server.Redis(soon(t), lab.RedisConfig{Port: port}))(t)
 	var s *Socket
 	must(t, client.Do(func() (err error) {
 		s, err = Open(redis.Addr(), Config{Timeout: 10 * time.Second})
@@ -205,7 +205,7 @@ func TestLate(t *testing.T) {
 func TestCancel(t *testing.T) {
 	l := newLab(t)
 	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
-	redis := must2(server.Redis(soon(t), lab.RedisConfig{}))(t)
+	redis := must2(server.Redis(soon(t), lab.RedisConfig{Port: port}))(t)
 	must(t, redis.Freeze())
 	long := Config{Timeout: time.Minute}
 	for _, tt := range []struct {
@@ -217,7 +217,7 @@ func TestCancel(t *testing.T) {
 			list := sockets(t, client)
 			return len(list) == 1 && list[0].State == 1
 		}},
-		{"while it connects", netip.AddrPortFrom(netip.MustParseAddr("10.77.9.9"), 6379), func() bool { return len(sockets(t, client)) == 1 }},
+		{"while it connects", netip.AddrPortFrom(netip.MustParseAddr("10.77.9.9"), port), func() bool { return len(sockets(t, client)) == 1 }},
 	} {
 		ctx, cancel := context.WithCancel(soon(t))
 		result := make(chan Result, 1)
@@ -245,7 +245,7 @@ func TestCancel(t *testing.T) {
 func TestNamespaceGoesDuringAProbe(t *testing.T) {
 	l := newLab(t)
 	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
-	redis := must2(server.Redis(soon(t), lab.RedisConfig{}))(t)
+	redis := must2(server.Redis(soon(t), lab.RedisConfig{Port: port}))(t)
 	must(t, redis.Freeze())
 	// The end of the namespace is seen by a device of its own that has its peer
 	// with us.
@@ -285,7 +285,7 @@ func TestInAGoneNamespace(t *testing.T) {
 	ns := namespace(t, client)
 	must(t, client.Remove())
 	onThread(t, func(th *netns.Thread) {
-		if s, err := In(th, ns, netip.AddrPortFrom(client.Addr, 6379), testConfig); err == nil || s != nil {
+		if s, err := In(th, ns, netip.AddrPortFrom(client.Addr, port), testConfig); err == nil || s != nil {
 			t.Errorf("got %v, %v", s, err)
 		}
 	})

@@ -105,6 +105,7 @@ network namespace could be looked at for want of privileges.`,
 	f.StringVar(&s.namespace, "namespace", "", "list only network namespaces whose name matches `GLOB`, such as cni-* or host")
 	f.StringVar(&endpoint, "endpoint", "", "list only connections to `IP[:PORT]`")
 	f.UintSlice("ports", nil, "remote `PORTS` to look for (default: watch.ports of the config)")
+	f.Lookup("ports").DefValue = "" // which the help would show as well, as []
 	f.BoolVar(&s.loopback, "loopback", false, "list connections over loopback as well (default: watch.loopback of the config)")
 	f.BoolVar(&asJSON, "json", false, "write a JSON array")
 	configFlag(cmd, &configPath)

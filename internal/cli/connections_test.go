@@ -1,0 +1,246 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redisguard/redisguard/lab"
+)
+
+// port is none of the usual ones: this machine may be guarded.
+const port = 17379
+
+func newLab(t *testing.T) *lab.Lab {
+	t.Helper()
+	l, err := lab.New(lab.Config{Prefix: fmt.Sprintf("rgcl%d", os.Getpid())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { must(t, l.Close()) })
+	return l
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func must2[T any](v T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		must(t, err)
+		return v
+	}
+}
+
+func soon(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// redisguard runs the command line here.
+func redisguard(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = execute(args, nil, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+// listed runs `connections --json` on the host.
+func listed(t *testing.T, h *lab.Host, args ...string) (int, []jsonConnection) {
+	t.Helper()
+	code, out, errs := redisguard(t, append([]string{"connections", "--json", "--ports", fmt.Sprint(port), "--namespace", h.NSName}, args...)...)
+	var list []jsonConnection
+	dec := json.NewDecoder(strings.NewReader(out))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&list); err != nil || list == nil {
+		t.Fatalf("%v: exit code %d, %v\nstdout: %s\nstderr: %s", args, code, err, out, errs)
+	}
+	return code, list
+}
+
+func TestConnections(t *testing.T) {
+	l := newLab(t)
+	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	redis := must2(server.Redis(soon(t), lab.RedisConfig{Port: port}))(t)
+	writer := must2(client.Client(soon(t), lab.ClientConfig{Addr: redis.Addr(), Conns: 2, Interval: 5 * time.Millisecond, Mapped: true}))(t)
+	idle := must2(client.Client(soon(t), lab.ClientConfig{Addr: redis.Addr6(), Kind: lab.Idle}))(t)
+	must(t, writer.Ready(soon(t)))
+	must(t, idle.Ready(soon(t)))
+
+	// All is well.
+	code, list := listed(t, client)
+	if code != ExitOK || len(list) != 3 {
+		t.Fatalf("exit code %d, %+v", code, list)
+	}
+	remotes := map[netip.AddrPort]int{}
+	for _, c := range list {
+		remotes[c.Remote]++
+		pid := writer.Pid()
+		if c.Remote == redis.Addr6() {
+			pid = idle.Pid()
+		}
+		if c.Process == nil || c.Process.PID != pid || c.Process.Holders != 1 {
+			t.Errorf("%v is of %+v, want process %d", c.Local, c.Process, pid)
+		}
+		if c.Stalled || c.StalledMS != nil || c.State != "ESTABLISHED" || c.HeardMS == nil || c.Namespace != client.NSName || c.Cookie == 0 || c.RTTUS == nil {
+			t.Errorf("%+v", c)
+		}
+	}
+	if remotes[redis.Addr()] != 2 || remotes[redis.Addr6()] != 1 {
+		t.Errorf("remotes %v: a mapped address is shown as the plain one", remotes)
+	}
+	code, out, _ := redisguard(t, "connections", "--ports", fmt.Sprint(port), "--namespace", client.NSName)
+	if lines := strings.Split(strings.TrimSpace(out), "\n"); code != ExitOK || len(lines) != 4 || !strings.HasPrefix(lines[0], "NAMESPACE") ||
+		!strings.Contains(out, fmt.Sprintf("[%d]", idle.Pid())) || !strings.Contains(out, " ESTAB ") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+	if code, list := listed(t, client, "--stalled"); code != ExitOK || len(list) != 0 {
+		t.Errorf("exit code %d, stalled: %+v", code, list)
+	}
+
+	// Filters.
+	for _, tt := range []struct {
+		args []string
+		want int
+	}{
+		{[]string{"--endpoint", redis.Addr().String()}, 2},
+		{[]string{"--endpoint", "::ffff:" + server.Addr.String()}, 2},
+		{[]string{"--endpoint", server.Addr6.String()}, 1},
+		{[]string{"--endpoint", netip.AddrPortFrom(server.Addr, port+1).String()}, 0},
+		{[]string{"--endpoint", server.Addr.Next().String()}, 0},
+	} {
+		if _, list := listed(t, client, tt.args...); len(list) != tt.want {
+			t.Errorf("%v: %d connections, want %d", tt.args, len(list), tt.want)
+		}
+	}
+	for ports, want := range map[string]int{"7000,17379": 3, "7000,7001": 0} {
+		var list []jsonConnection
+		_, out, _ := redisguard(t, "connections", "--json", "--namespace", client.NSName, "--ports", ports)
+		if err := json.Unmarshal([]byte(out), &list); err != nil || len(list) != want {
+			t.Errorf("--ports %s: %v, %d connections, want %d", ports, err, len(list), want)
+		}
+	}
+	// An endpoint's port is looked for though it is not a watched one.
+	if _, out, _ := redisguard(t, "connections", "--endpoint", redis.Addr().String()); strings.Count(out, redis.Addr().String()) != 2 {
+		t.Errorf("by endpoint:\n%s", out)
+	}
+	// Seen from the server everything goes to other ports; the lab's own PING
+	// may have come over loopback.
+	if _, list := listed(t, server); len(list) != 0 {
+		t.Errorf("on the server: %+v", list)
+	}
+
+	// The server is gone. A new client meets silence as well.
+	must(t, server.Vanish())
+	must2(client.Client(soon(t), lab.ClientConfig{Addr: redis.Addr()}))(t)
+	deadline := time.Now().Add(15 * time.Second)
+	for {
+		code, list = listed(t, client, "--stalled")
+		if len(list) == 3 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for three stalled connections: %+v", list)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if code != ExitFindings {
+		t.Errorf("exit code %d, want %d", code, ExitFindings)
+	}
+	for i, c := range list {
+		if !c.Stalled || c.StalledMS == nil || c.Unanswered < 1 || c.Process == nil {
+			t.Errorf("%+v", c)
+		}
+		if i > 0 && *c.StalledMS > *list[i-1].StalledMS {
+			t.Errorf("not the longest first: %d after %d ms", *c.StalledMS, *list[i-1].StalledMS)
+		}
+		switch c.State {
+		case "SYN_SENT":
+			if c.HeardMS != nil {
+				t.Errorf("heard before the first answer: %+v", c)
+			}
+		case "ESTABLISHED":
+			if c.HeardMS == nil || *c.HeardMS < *c.StalledMS || c.UnsentBytes == 0 {
+				t.Errorf("%+v", c)
+			}
+		}
+	}
+	// The idle one shows nothing, and comes last.
+	if code, list = listed(t, client); code != ExitOK || len(list) != 4 || list[3].Remote != redis.Addr6() || list[3].Stalled {
+		t.Errorf("exit code %d, %+v", code, list)
+	}
+}
+
+func TestConnectionsInNoNamespace(t *testing.T) {
+	code, out, errs := redisguard(t, "connections", "--namespace", "there-is-none")
+	if code != ExitFailed || out != "" || !strings.Contains(errs, "no network namespace is called there-is-none") {
+		t.Errorf("exit code %d, %q, %q", code, out, errs)
+	}
+}
+
+// TestWithoutPrivileges runs the commands as nobody, who may look at his own
+// namespace and no other.
+func TestWithoutPrivileges(t *testing.T) {
+	l := newLab(t)
+	client := must2(l.Client("c"))(t)
+	dir := must2(os.MkdirTemp("", "rgcl"))(t)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	must(t, os.Chmod(dir, 0o755))
+	program := filepath.Join(dir, "redisguard")
+	must(t, os.WriteFile(program, must2(os.ReadFile(must2(os.Executable())(t)))(t), 0o755))
+	nobody := func(args ...string) (int, string, string) {
+		t.Helper()
+		cmd := exec.Command(program, args...)
+		cmd.Dir = dir
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		var out, errs bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &errs
+		err := cmd.Run()
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+			return exit.ExitCode(), out.String(), errs.String()
+		}
+		must(t, err)
+		return 0, out.String(), errs.String()
+	}
+
+	code, out, errs := nobody("connections")
+	if code != ExitOK || !strings.HasPrefix(out, "NAMESPACE") || !strings.Contains(errs, "CAP_SYS_PTRACE") {
+		t.Errorf("exit code %d\n%s%s", code, out, errs)
+	}
+	code, out, errs = nobody("connections", "--namespace", client.NSName)
+	if code != ExitNotPermitted || !strings.Contains(errs, "cannot list connections of network namespace "+client.NSName) || !strings.Contains(errs, "CAP_SYS_ADMIN") {
+		t.Errorf("exit code %d\n%s%s", code, out, errs)
+	}
+	if n := strings.Count(errs, "\n"); n > 5 {
+		t.Errorf("%d lines of errors:\n%s", n, errs)
+	}
+	code, out, _ = nobody("doctor", "--json")
+	var findings []jsonFinding
+	must(t, json.Unmarshal([]byte(out), &findings))
+	status := map[string]string{}
+	for _, f := range findings {
+		status[f.Check] = f.Status
+		if f.Status == "fail" && f.Remedy == "" {
+			t.Errorf("no remedy: %+v", f)
+		}
+	}
+	if code != ExitFailed || status["capabilities"] != "fail" || status["sock-destroy"] != "fail" || status["setns"] != "fail" || status["sock-diag"] != "ok" ||
+		status["births"] != "warn" || status["namespaces"] != "warn" || status["config"] != "ok" {
+		t.Errorf("exit code %d, %v", code, status)
+	}
+}
