@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -243,4 +244,57 @@ func TestWithoutPrivileges(t *testing.T) {
 		status["births"] != "warn" || status["namespaces"] != "warn" || status["config"] != "ok" {
 		t.Errorf("exit code %d, %v", code, status)
 	}
+}
+
+// TestClosedWindow has a server that does not read: its kernel answers every
+// window probe, so nothing is stalled, until the host is gone.
+func TestClosedWindow(t *testing.T) {
+	l := newLab(t)
+	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	ln := must2(server.Listen(t.Context(), "tcp", fmt.Sprintf("0.0.0.0:%d", port)))(t)
+	defer ln.Close()
+	c := must2(client.Dial(soon(t), "tcp", netip.AddrPortFrom(server.Addr, port).String()))(t)
+	defer c.Close()
+	must(t, c.(*net.TCPConn).SetLinger(0))
+	accepted := must2(ln.Accept())(t)
+	defer accepted.Close()
+	go func() {
+		for chunk := make([]byte, 64<<10); ; {
+			if _, err := c.Write(chunk); err != nil {
+				return // the test is over
+			}
+		}
+	}()
+	look := func(what string, want func(jsonConnection) bool) {
+		t.Helper()
+		for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			_, list := listed(t, client)
+			if len(list) != 1 {
+				t.Fatalf("%+v", list)
+			}
+			if want(list[0]) {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("waited in vain for %s: %+v", what, list[0])
+			}
+		}
+	}
+	probes := 0
+	heard := int64(0)
+	look("some answered window probes", func(c jsonConnection) bool {
+		if c.Timer != "zero-window" {
+			return false
+		}
+		if c.Stalled {
+			t.Fatalf("stalled, with answered probes: %+v", c)
+		}
+		if *c.HeardMS < heard {
+			probes++
+		}
+		heard = *c.HeardMS
+		return probes >= 2 // each pause is twice as long as the one before
+	})
+	must(t, server.Vanish())
+	look("a stall", func(c jsonConnection) bool { return c.Stalled && c.Unanswered >= 2 })
 }
