@@ -125,14 +125,15 @@ type conn struct {
 
 	// While something it sent is unanswered:
 	waiting    bool
-	waitFrom   time.Duration // the first unanswered transmission, at the latest
-	lastTx     time.Duration // the last one
-	base       uint32        // retransmissions when it was last heard
-	baseOut    uint32        // segments out when it was last heard
-	unanswered int           // transmissions
-	runs       int           // stretches of them between which a probe got through
-	aliveAfter time.Duration // end of a probe that began after lastTx and was alive; 0 is none
-	told       bool          // ConnectionStalled was reported
+	waitFrom   time.Duration    // the first unanswered transmission, at the latest
+	lastTx     time.Duration    // the last one
+	base       uint32           // retransmissions when it was last heard
+	baseOut    uint32           // segments out when it was last heard
+	unanswered int              // transmissions
+	sent       [8]time.Duration // when the last of them were made, a ring; 0 is none
+	runs       int              // stretches of them between which a probe got through
+	aliveAfter time.Duration    // end of a probe that began after lastTx and was alive; 0 is none
+	told       bool             // ConnectionStalled was reported
 
 	asleep   time.Duration // sent data that was acknowledged but not replied to since then; 0 is none
 	reap     reapState
@@ -295,6 +296,7 @@ func (k *conn) setWaiting(w bool) {
 	}
 	k.path.waiting--
 	k.unanswered, k.runs, k.aliveAfter, k.told = 0, 0, 0, false
+	clear(k.sent[:])
 }
 
 // takeSample brings one look at a connection to account.
@@ -311,6 +313,7 @@ func (c *Core) takeSample(s *Sample) {
 		if !k.waiting {
 			k.waitFrom, k.base = k.first, 0
 			k.runs = 1
+			k.lastTx = k.first
 			k.setWaiting(true)
 		}
 		if n := 1 + int(s.TotalRetrans); n > k.unanswered {
@@ -337,7 +340,6 @@ func (c *Core) takeSample(s *Sample) {
 	case !k.waiting:
 		k.setWaiting(true)
 		k.runs = 1
-		k.unanswered = unanswered
 		// The first of them went out before the repetitions did, which the
 		// kernel keeps rtoMin apart (a loss probe may come sooner).
 		k.lastTx = lastTx
@@ -345,6 +347,8 @@ func (c *Core) takeSample(s *Sample) {
 			k.lastTx = now // probes leave no time behind: the latest is assumed
 		}
 		k.waitFrom = max(k.heard, k.lastTx-time.Duration(max(0, unanswered-2))*rtoMin)
+		k.note(unanswered-1, k.waitFrom)
+		k.note(1, k.lastTx)
 	case unanswered > k.unanswered:
 		if s.Timer != RetransmitTimer {
 			lastTx = now
@@ -369,8 +373,27 @@ func (c *Core) transmitted(k *conn, n int, lastTx time.Duration) {
 		k.runs++
 		k.aliveAfter = 0
 	}
-	k.unanswered += n
+	k.note(n-1, k.lastTx) // at the earliest
 	k.lastTx = max(k.lastTx, lastTx)
+	k.note(1, k.lastTx)
+}
+
+// note counts n transmissions made at t.
+func (k *conn) note(n int, t time.Duration) {
+	for i := range min(n, len(k.sent)) {
+		k.sent[(k.unanswered+i)%len(k.sent)] = max(t, 1)
+	}
+	k.unanswered += max(n, 0)
+}
+
+// sentSince counts the unanswered transmissions since t, as far as remembered.
+func (k *conn) sentSince(t time.Duration) (n int) {
+	for _, at := range k.sent {
+		if at != 0 && at >= t {
+			n++
+		}
+	}
+	return n
 }
 
 // heard records that segments of the peer have arrived.

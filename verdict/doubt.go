@@ -111,7 +111,17 @@ func (c *Core) settleDoubts() {
 		case len(s.doubts) == 0 && s.told:
 			s.told = false
 			s.clear = c.now
+			c.startAnew(s)
 			c.event(Event{Type: GuardDoubtOver, Path: PathKey{NS: s.ns}, Text: "reaping goes on, every silence is measured anew from now"})
+		}
+	}
+}
+
+// startAnew forgets what was concluded from silences during a doubt about s.
+func (c *Core) startAnew(s *space) {
+	for _, k := range c.conns {
+		if k.path.space == s || s.ns == c.set.HostNS {
+			k.runs, k.aliveAfter = min(k.runs, 1), 0
 		}
 	}
 }

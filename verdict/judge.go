@@ -197,13 +197,14 @@ func (c *Core) flowRule(p *path) {
 		if k.runs < 2 || k.aliveAfter == 0 || quiet < c.set.MinSilence {
 			continue
 		}
-		l := likelihood(loss, burst, k.unanswered, k.runs)
+		n := k.sentSince(c.clearSince(p.space))
+		l := likelihood(loss, burst, n, k.runs)
 		if l > e.loss.surely() || !c.nextHopKnown(p, k.waitFrom) {
 			continue
 		}
 		c.condemn(k, Evidence{
 			Rule: RuleFlow, Kinds: Stall | ProbeSay, Since: k.waitFrom, Silence: quiet, Waiting: 1,
-			Unanswered: k.unanswered, ProbesAlive: e.aliveSince(k.waitFrom), Loss: loss, Burst: burst, Likelihood: l, NextHop: p.hop.Detail,
+			Unanswered: n, ProbesAlive: e.aliveSince(k.waitFrom), Loss: loss, Burst: burst, Likelihood: l, NextHop: p.hop.Detail,
 		}, PolicyReap, 1)
 	}
 }
@@ -228,8 +229,18 @@ func (c *Core) downRule(p *path, s *silence) {
 		// Idle connections only: what probes say is all there is.
 		kinds, needProbes = ProbeSay, 3
 		start = max(start, s.probeStart)
-	} else if s.unanswered < 2 {
-		return
+	} else {
+		// What was sent before the silence began (before the last probe that got
+		// through, before the end of a doubt) is no part of it.
+		s.unanswered = 0
+		for _, k := range p.conns {
+			if k.waiting && k.late(c.now) {
+				s.unanswered += k.sentSince(start)
+			}
+		}
+		if s.unanswered+s.probes < 2 {
+			return
+		}
 	}
 	window := c.window(e)
 	due := start + c.set.DownAfter

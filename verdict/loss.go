@@ -41,7 +41,8 @@ const (
 	// surely is the logarithm of the probability below which a silence is no
 	// accident, one in ten million; on a path that is lossy anyway, where the
 	// kernel's own retransmissions do the rest and a false verdict costs a
-	// second one soon, one in ten thousand million.
+	// second one soon, one in ten thousand million. A loss made good in the last
+	// seconds is reason enough: how bad the path has become shows only later.
 	lossyFrom    = 0.02
 	ln10         = 2.302585092994046
 	surelyClean  = -7 * ln10
@@ -101,7 +102,7 @@ func (l *loss) b() float64 {
 
 // surely is the likelihood below which a silence is taken for a fact.
 func (l *loss) surely() float64 {
-	if l.p() >= lossyFrom {
+	if l.p() >= lossyFrom || l.newLost >= 0.5 {
 		return surelyLossy
 	}
 	return surelyClean
