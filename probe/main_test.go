@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/redisguard/redisguard/lab"
 	"github.com/redisguard/redisguard/netns"
@@ -34,6 +36,29 @@ func newLab(t *testing.T) *lab.Lab {
 	}
 	t.Cleanup(func() { must(t, l.Close()) })
 	return l
+}
+
+// pair makes a client and a server that reach each other. The kernel takes up to a
+// second to bring a new link into use, and what is sent before is lost.
+func pair(t *testing.T, l *lab.Lab) (client, server *lab.Host) {
+	t.Helper()
+	client, server = must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	talk(t, client, server.Addr)
+	talk(t, client, server.Addr6)
+	return client, server
+}
+
+// talk makes the host and all on its way to addr know each other, by a
+// connection request that addr refuses.
+func talk(t *testing.T, h *lab.Host, addr netip.Addr) {
+	t.Helper()
+	c, err := h.Dial(soon(t), "tcp", netip.AddrPortFrom(addr, 1).String())
+	if err == nil {
+		c.Close()
+	}
+	if !errors.Is(err, unix.ECONNREFUSED) {
+		t.Fatalf("%v port 1: %v, want it refused", addr, err)
+	}
 }
 
 func must(t *testing.T, err error) {

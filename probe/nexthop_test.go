@@ -29,17 +29,6 @@ func way(t *testing.T, ctx context.Context, h *lab.Host, addr netip.Addr) NextHo
 	return w
 }
 
-// talk lets the host have a neighbour entry for whatever is on the way to addr.
-func talk(t *testing.T, h *lab.Host, addr netip.Addr) {
-	t.Helper()
-	c, err := h.Dial(soon(t), "tcp", netip.AddrPortFrom(addr, 1).String())
-	if err == nil {
-		c.Close()
-		t.Fatalf("somebody listens on %v port 1", addr)
-	}
-	// Refused by the host itself: the neighbours have been talked to.
-}
-
 func TestWay(t *testing.T) {
 	l := newLab(t)
 	client, other, server := must2(l.Client("c"))(t), must2(l.Client("o"))(t), must2(l.Server("s"))(t)

@@ -26,7 +26,7 @@ var testConfig = Config{Timeout: 300 * time.Millisecond, Mark: 0x5264}
 
 func TestAlive(t *testing.T) {
 	l := newLab(t)
-	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	client, server := pair(t, l)
 	open := must2(server.Redis(soon(t), lab.RedisConfig{Port: port}))(t)
 	locked := must2(server.Redis(soon(t), lab.RedisConfig{Port: port + 1}))(t)
 	must2(locked.Do(soon(t), "CONFIG", "SET", "requirepass", "secret"))(t)
@@ -58,7 +58,7 @@ func TestAlive(t *testing.T) {
 
 func TestMark(t *testing.T) {
 	l := newLab(t)
-	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	client, server := pair(t, l)
 	seen := make(chan struct{})
 	asked := make(chan struct{})
 	serve(t, server, "6390", func(c net.Conn) {
@@ -82,7 +82,7 @@ func TestMark(t *testing.T) {
 
 func TestDead(t *testing.T) {
 	l := newLab(t)
-	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	client, server := pair(t, l)
 	must2(server.Redis(soon(t), lab.RedisConfig{Port: port}))(t)
 	must(t, server.Vanish())
 	for _, addr := range []netip.Addr{server.Addr, server.Addr6} {
@@ -109,7 +109,7 @@ func TestDeadOnTheSameLink(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	l := newLab(t)
-	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	client, server := pair(t, l)
 	for _, addr := range []netip.Addr{server.Addr, server.Addr6} {
 		if r := probeFrom(t, soon(t), client, netip.AddrPortFrom(addr, port), testConfig); r.Outcome != Refused {
 			t.Errorf("%v: %+v", addr, r)
@@ -120,7 +120,7 @@ func TestRefused(t *testing.T) {
 
 func TestUnresponsive(t *testing.T) {
 	l := newLab(t)
-	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	client, server := pair(t, l)
 	redis := must2(server.Redis(soon(t), lab.RedisConfig{Port: port}))(t)
 	must(t, redis.Freeze())
 	start := time.Now()
@@ -137,7 +137,7 @@ func TestUnresponsive(t *testing.T) {
 
 func TestCouldNotTell(t *testing.T) {
 	l := newLab(t)
-	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	client, server := pair(t, l)
 	serve(t, server, "6390", func(net.Conn) {})
 	check := func(what string, says ...string) {
 		t.Helper()
@@ -171,7 +171,7 @@ func TestCouldNotTell(t *testing.T) {
 // TestLate plays a process that slept through its deadline: the answer is there.
 func TestLate(t *testing.T) {
 	l := newLab(t)
-	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	client, server := pair(t, l)
 	redis := must2(server.Redis(soon(t), lab.RedisConfig{Port: port}))(t)
 	var s *Socket
 	must(t, client.Do(func() (err error) {
@@ -204,7 +204,7 @@ func TestLate(t *testing.T) {
 
 func TestCancel(t *testing.T) {
 	l := newLab(t)
-	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	client, server := pair(t, l)
 	redis := must2(server.Redis(soon(t), lab.RedisConfig{Port: port}))(t)
 	must(t, redis.Freeze())
 	long := Config{Timeout: time.Minute}
@@ -244,7 +244,7 @@ func TestCancel(t *testing.T) {
 // hold the namespace until it ends, and not a moment longer.
 func TestNamespaceGoesDuringAProbe(t *testing.T) {
 	l := newLab(t)
-	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	client, server := pair(t, l)
 	redis := must2(server.Redis(soon(t), lab.RedisConfig{Port: port}))(t)
 	must(t, redis.Freeze())
 	// The end of the namespace is seen by a device of its own that has its peer
