@@ -129,6 +129,7 @@ type conn struct {
 	lastTx     time.Duration    // the last one
 	base       uint32           // retransmissions when it was last heard
 	baseOut    uint32           // segments out when it was last heard
+	counted    uint32           // retransmissions that the loss of the path knows of
 	unanswered int              // transmissions
 	sent       [8]time.Duration // when the last of them were made, a ring; 0 is none
 	runs       int              // stretches of them between which a probe got through
@@ -400,22 +401,26 @@ func (k *conn) sentSince(t time.Duration) (n int) {
 func (c *Core) heard(k *conn, s *Sample) {
 	at := min(c.now, max(k.heard, c.now-min(s.LastAckRecv, s.LastDataRecv)))
 	l := &k.path.endpoint.loss
-	base := s.TotalRetrans
+	// It may have been heard since the last look and be stalled again: of the
+	// present timeouts those count that something was sent at and that fit into
+	// the time since. A loss probe may have come before them.
+	again, made := uint32(0), s.TotalRetrans // made good, as far as we know
+	if s.Timer == RetransmitTimer && s.Unacked > 0 && c.now-at >= rtoMin {
+		again = min(uint32(s.Retrans), s.TotalRetrans-k.counted, timeouts(c.now-at))
+		made -= again
+		made -= min(1, made-k.counted)
+	}
 	if k.sampled {
 		if k.waiting {
 			l.stallEnded(k.unanswered - 1)
 		}
-		l.answered(float64(s.DataSegsOut-k.baseOut), float64(s.TotalRetrans-k.base))
-	} else if s.Timer == RetransmitTimer {
-		// Stalled before we came: its present timeouts, as far as something was
-		// really sent at them.
-		base -= min(uint32(s.Retrans), s.TotalRetrans)
+		l.answered(float64(s.DataSegsOut-k.baseOut), float64(made-k.counted))
 	}
 	if s.BytesReceived > k.bytesIn {
 		k.path.endpoint.received = max(k.path.endpoint.received, c.now-s.LastDataRecv)
 	}
 	k.setWaiting(false)
-	k.heard, k.base, k.baseOut = at, base, s.DataSegsOut
+	k.heard, k.base, k.counted, k.baseOut = at, s.TotalRetrans-again, made, s.DataSegsOut
 	k.segsIn, k.bytesIn = s.SegsIn, s.BytesReceived
 	k.path.heard = max(k.path.heard, at)
 	if k.reap == reapOver || k.reap == reapQueued {
@@ -423,6 +428,15 @@ func (c *Core) heard(k *conn, s *Sample) {
 		// taken back by the last look, since SegsIn has changed.
 		k.reap = notReaping
 	}
+}
+
+// timeouts is how many retransmission timeouts fit into d, each twice as long as
+// the one before.
+func timeouts(d time.Duration) (n uint32) {
+	for t := rtoMin; t <= d && n < 32; t += t + rtoMin {
+		n++
+	}
+	return n
 }
 
 // hash spreads things evenly and the same way in every run.

@@ -152,7 +152,7 @@ func (c *Core) takeReaped(r *ReapResult) {
 	}
 	switch r.Outcome {
 	case ReapDone:
-		c.watchFor(k, min(r.At, c.now))
+		c.watchFor(k, max(0, min(r.At, c.now)))
 		c.forget(r.Key)
 	case ReapGone:
 		c.forget(r.Key)

@@ -67,29 +67,38 @@ func TestFewConnectionsNoFalseReap(t *testing.T) {
 }
 
 // TestSuddenLoss has a path turn bad of which nothing bad was known: the history
-// says clean while every second or fifth packet is lost.
+// says clean while every fifth packet is lost. In the first second nobody can know
+// better, so a connection without siblings may be unlucky; with siblings whose
+// losses are made good none may be reaped.
 func TestSuddenLoss(t *testing.T) {
-	for _, loss := range []float64{0.05, 0.1, 0.2, 0.3} {
-		for _, kind := range []behaviour{busy, pipelined} {
-			for _, n := range []int{1, 4, 20} {
-				false_, requests, down := 0, 0, 0
-				for seed := range uint64(60) {
-					w, ep := lone(t, profiles("fast"), seed, n, 20*time.Millisecond, kind)
-					w.run(30*time.Second, nil)
-					requests -= w.requests
-					ep.loss = loss
-					w.run(60*time.Second, nil)
-					requests += w.requests
-					false_ += len(w.reaped(0))
-					for _, e := range w.events {
-						if e.Type == EndpointDown {
-							down++
-						}
-					}
+	const seeds = 20
+	for _, c := range []struct {
+		loss  float64
+		kind  behaviour
+		conns int
+		most  int // reaps in all runs
+	}{
+		{0.1, busy, 1, 1},
+		{0.1, busy, 4, 0},
+		{0.1, busy, 20, 0},
+		{0.1, pipelined, 4, 0},
+		{0.2, busy, 20, 0},
+	} {
+		reaped, requests := 0, 0
+		for seed := range uint64(seeds) {
+			w, ep := lone(t, profiles("fast"), seed, c.conns, 20*time.Millisecond, c.kind)
+			w.run(30*time.Second, nil)
+			before := w.requests
+			ep.loss = c.loss
+			w.run(30*time.Second, nil)
+			requests += w.requests - before
+			for _, r := range w.reaps {
+				if reaped++; reaped > c.most {
+					t.Errorf("loss %v, seed %d: %s was reaped: %s", c.loss, seed, r.name, r.reap.Evidence)
 				}
-				t.Logf("loss %2.0f %%, %-9s %2d connections: %6d requests, %d false reaps, %d times down", 100*loss, kind, n, requests, false_, down)
 			}
 		}
+		t.Logf("loss %2.0f %%, %-9s %2d connections: %6d requests, %d false reaps in %d runs", 100*c.loss, c.kind, c.conns, requests, reaped, seeds)
 	}
 }
 
