@@ -198,6 +198,7 @@ type space struct {
 	told   bool
 	paths  int
 	others time.Duration // when Others was last asked for
+	looked time.Duration // at the host's way out, in the host's space
 }
 
 type doubt struct {

@@ -50,6 +50,7 @@ func (c *Core) takeNextHop(n *NextHop) {
 	if n.Gateway != NeighbourUnknown {
 		s.setDoubt(doubtGateway, n.Gateway == Silent, c.now, c.now+doubtFor, n.Detail)
 	}
+	s.looked = max(s.looked, n.At)
 	if e := c.endpoints[n.Path.Endpoint]; e != nil {
 		if p := e.paths[n.Path.NS]; p != nil {
 			p.hop = *n

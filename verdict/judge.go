@@ -52,7 +52,9 @@ func (c *Core) survey(p *path) silence {
 	window := c.window(p.endpoint)
 	if p.waiting > 0 {
 		for _, k := range p.conns {
-			if !k.waiting || !k.late(c.now) {
+			// One that was judged and may not be reaped tells nothing new, and is
+			// no reason to go on probing until the kernel gives up on it.
+			if !k.waiting || k.reap == reapOver || !k.late(c.now) {
 				continue
 			}
 			s.waiting++
@@ -234,7 +236,7 @@ func (c *Core) downRule(p *path, s *silence) {
 		// through, before the end of a doubt) is no part of it.
 		s.unanswered = 0
 		for _, k := range p.conns {
-			if k.waiting && k.late(c.now) {
+			if k.waiting && k.reap != reapOver && k.late(c.now) {
 				s.unanswered += k.sentSince(start)
 			}
 		}

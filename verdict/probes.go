@@ -275,7 +275,13 @@ func (c *Core) askNextHop(p *path) {
 // nextHopKnown says whether the way out was looked at during the silence, or
 // whether there has been no answer about it for long enough to go on without.
 func (c *Core) nextHopKnown(p *path, since time.Duration) bool {
-	if p.hop.At >= since && c.now-p.hop.At <= nextHopFresh+nextHopWait {
+	at := p.hop.At
+	if p.key.NS != c.set.HostNS {
+		// A silent gateway takes longer to find out than one that answers: the
+		// namespace's own, which is this node, always does.
+		at = min(at, c.space(c.set.HostNS).looked)
+	}
+	if at >= since && c.now-at <= nextHopFresh+nextHopWait {
 		return true
 	}
 	if p.hopAsked != 0 && c.now-since >= c.set.MinSilence+3*nextHopWait {
