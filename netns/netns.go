@@ -69,7 +69,8 @@ var ErrStranded = errors.New("the thread could not return to its own network nam
 // Thread is an OS thread that may visit network namespaces. It belongs to the
 // goroutine that made it with NewThread, and must be closed by it.
 type Thread struct {
-	home     int
+	home     int // descriptor of its own namespace
+	homeKey  key
 	stranded bool
 }
 
@@ -85,7 +86,13 @@ func NewThread() (*Thread, error) {
 		runtime.UnlockOSThread()
 		return nil, fmt.Errorf("cannot open own network namespace: %w", err)
 	}
-	return &Thread{home: fd}, nil
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		runtime.UnlockOSThread()
+		return nil, fmt.Errorf("cannot identify own network namespace: %w", err)
+	}
+	return &Thread{home: fd, homeKey: key{st.Dev, st.Ino}}, nil
 }
 
 // Close lets go of the thread. A stranded one stays locked, so that the runtime
@@ -110,6 +117,9 @@ func (t *Thread) Close() {
 func (t *Thread) Visit(ns Namespace, fn func() error) error {
 	if t.stranded {
 		return ErrStranded
+	}
+	if ns.ID.key() == t.homeKey {
+		return fn() // here already, and without CAP_SYS_ADMIN
 	}
 	if err := t.enter(ns); err != nil {
 		return err

@@ -211,16 +211,33 @@ func TestNothingIsPinned(t *testing.T) {
 }
 
 func BenchmarkVisit(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "pod")
+	if err := os.WriteFile(path, nil, 0o444); err != nil {
+		b.Fatal(err)
+	}
+	errc := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			errc <- err
+			return
+		}
+		errc <- unix.Mount("/proc/thread-self/ns/net", path, "none", unix.MS_BIND, "")
+	}()
+	if err := <-errc; err != nil {
+		b.Fatal(err)
+	}
+	defer unix.Unmount(path, unix.MNT_DETACH)
 	th, err := NewThread()
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer th.Close()
-	k, err := nsfsKey("/proc/self/ns/net")
+	k, err := nsfsKey(path)
 	if err != nil {
 		b.Fatal(err)
 	}
-	ns := Namespace{ID: k.id(), Path: "/proc/self/ns/net"}
+	ns := Namespace{ID: k.id(), Path: path}
 	b.ReportAllocs()
 	for b.Loop() {
 		if err := th.Visit(ns, func() error { return nil }); err != nil {

@@ -27,6 +27,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/internal/sys"
@@ -139,6 +141,20 @@ func New(opt Options) (*Supervisor, error) {
 	s.caps = tcpstate.ProbeCapabilities()
 	if s.caps.Dump.Support == tcpstate.NotSupported {
 		return nil, fmt.Errorf("cannot observe anything: %w (is CONFIG_INET_DIAG in this kernel?)", s.caps.Dump.Err)
+	}
+	for _, c := range []struct {
+		number     int
+		name, lack string
+	}{
+		{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "connections are only observed, none can be ended"},
+		{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "no network namespace but our own can be entered"},
+		{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "namespaces and sockets of other users' processes cannot be told; connections without a known process are mostly only observed"},
+	} {
+		if has, err := sys.HasCapability(c.number); err != nil {
+			s.log.Warn("could not tell what is permitted", "error", err)
+		} else if !has {
+			s.log.Warn("a privilege is missing: "+c.lack, "missing", c.name, "remedy", "give redisguard "+c.name)
+		}
 	}
 	switch s.caps.Destroy.Support {
 	case tcpstate.NotSupported:

@@ -38,7 +38,9 @@ type Capability struct {
 type Capabilities struct {
 	// Dump: list connections and look at one (CONFIG_INET_DIAG).
 	Dump Capability
-	// Destroy: abort a connection (CONFIG_INET_DIAG_DESTROY and CAP_NET_ADMIN).
+	// Destroy: abort a connection (CONFIG_INET_DIAG_DESTROY). The kernel looks
+	// for the connection before it looks at the privilege, so this does not say
+	// whether CAP_NET_ADMIN is there.
 	Destroy Capability
 }
 

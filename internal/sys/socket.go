@@ -68,6 +68,17 @@ func ShutdownForeign(pid, fd int, cookie uint64) error {
 	return nil
 }
 
+// HasCapability says whether this process has a capability (unix.CAP_...) in
+// effect, in its own user namespace.
+func HasCapability(capability int) (bool, error) {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return false, fmt.Errorf("cannot read own capabilities: %w", err)
+	}
+	return data[capability/32].Effective&(1<<(capability%32)) != 0, nil
+}
+
 // ThreadCPU is the CPU time that the calling thread has used. Only differences
 // taken on one locked thread mean anything.
 func ThreadCPU() time.Duration { return clock(unix.CLOCK_THREAD_CPUTIME_ID) }
