@@ -17,8 +17,7 @@ type auditor struct {
 
 	tokens   float64 // of an own token bucket, for the rate limit
 	tokensAt time.Duration
-	oneKind  []time.Duration // reaps on one kind of evidence
-	sizes    []size          // how many connections were tracked when
+	oneKind  []size // reaps on one kind of evidence, and how many were tracked then
 	// record keeps every input and output as JSON, to run it again.
 	record  bool
 	inputs  [][]byte
@@ -105,10 +104,6 @@ func (a *auditor) takeIn(in *Input) {
 			delete(a.known, r.Key)
 		}
 	}
-	for len(a.sizes) > 0 && a.now-a.sizes[0].at >= breakerWindow {
-		a.sizes = a.sizes[1:]
-	}
-	a.sizes = append(a.sizes, size{a.now, len(a.known)})
 	a.tokens = min(float64(a.set.Burst), a.tokens+(a.now-a.tokensAt).Seconds()*a.set.Rate)
 	a.tokensAt = a.now
 }
@@ -149,12 +144,12 @@ func (a *auditor) reap(r *Reap) error {
 		return fmt.Errorf("faster than %v/s with bursts of %d", a.set.Rate, a.set.Burst)
 	}
 	if ev.Kinds.Count() == 1 {
-		for len(a.oneKind) > 0 && a.now-a.oneKind[0] >= breakerWindow {
+		for len(a.oneKind) > 0 && a.now-a.oneKind[0].at >= breakerWindow {
 			a.oneKind = a.oneKind[1:]
 		}
-		a.oneKind = append(a.oneKind, a.now)
+		a.oneKind = append(a.oneKind, size{a.now, len(a.known)})
 		most := 0
-		for _, s := range a.sizes {
+		for _, s := range a.oneKind {
 			most = max(most, s.tracked)
 		}
 		if most > BreakerFloor && float64(len(a.oneKind)) > a.set.MaxShare*float64(most) {

@@ -43,6 +43,13 @@ func New(s Settings) *Core {
 
 // Configure changes the settings; what is known stays.
 func (c *Core) Configure(s Settings) {
+	if s != c.set {
+		for _, k := range c.conns {
+			if k.reap == reapOver {
+				k.reap = notReaping // judged again under the new settings
+			}
+		}
+	}
 	c.set = s
 	c.tokens = min(c.tokens, float64(s.Burst))
 }
@@ -246,6 +253,9 @@ func (c *Core) takeAppeared(a *Appeared) {
 		k = &conn{key: a.Key, path: p, local: a.Local, remote: a.Remote, first: c.now, state: SynSent}
 		c.conns[a.Key] = k
 		p.conns[a.Key.Cookie] = k
+	}
+	if a.Permit != k.permit && k.reap == reapOver {
+		k.reap = notReaping // judged again under the new permit
 	}
 	k.permit, k.why, k.owner = a.Permit, a.Why, a.Owner
 }

@@ -26,13 +26,10 @@ func (c *Core) condemn(k *conn, ev Evidence, policy Policy, of int) {
 	case policy == PolicySignal:
 		why = "the policy is to signal only"
 	case k.permit != MayReap:
-		if why = k.why; why == "" {
-			why = "observed only"
-		}
+		why = k.reason()
 	}
 	if why != "" {
-		k.reap = reapOver
-		c.event(Event{Type: ConnectionJudged, Path: k.path.key, Key: k.key, Text: "not reaped (" + why + "): " + ev.String(), Evidence: &ev, Took: ev.Silence})
+		c.spare(k, ev, why)
 		return
 	}
 	window := time.Duration(float64(c.set.Spread) * min(1, float64(of-1)/SpreadFull))
@@ -42,6 +39,20 @@ func (c *Core) condemn(k *conn, ev Evidence, policy Policy, of int) {
 	}
 	k.reap = reapQueued
 	c.queue = append(c.queue, &queued{conn: k, due: c.now + delay, verdict: c.now, segsIn: k.segsIn, evidence: ev})
+}
+
+// reason is why k may not be reaped.
+func (k *conn) reason() string {
+	if k.why == "" {
+		return "observed only"
+	}
+	return k.why
+}
+
+// spare tells that k was judged and is not reaped.
+func (c *Core) spare(k *conn, ev Evidence, why string) {
+	k.reap = reapOver
+	c.event(Event{Type: ConnectionJudged, Path: k.path.key, Key: k.key, Text: "not reaped (" + why + "): " + ev.String(), Evidence: &ev, Took: ev.Silence})
 }
 
 // release lets go of the condemned whose time has come: as many as the rate
@@ -67,6 +78,10 @@ func (c *Core) release() {
 			if k.reap == reapQueued {
 				k.reap = notReaping
 			}
+			continue
+		case k.permit != MayReap:
+			// Taken back while it waited for its turn.
+			c.spare(k, q.evidence, k.reason())
 			continue
 		case q.due > c.now:
 			c.wake(q.due)

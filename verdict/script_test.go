@@ -37,6 +37,7 @@ import (
 //	stall 10, flow 10                 what the other connections of namespace 10 do
 //	dark, light                       the whole network of the node
 //	late 2s                           our own loop comes so late
+//	forbid c, permit c                client c may only be observed from now on, or not only
 //	stop guard, start guard           ours ends, and starts anew knowing nothing
 //	mark                              no fault, only a new chapter
 //	Expectations; those with "within" let time pass until they hold, or fail when
@@ -363,6 +364,19 @@ func (s *script) fault(verb string, arg []string) error {
 		}
 		if was == 0 {
 			s.burstLoop()
+		}
+	case "permit", "forbid":
+		for _, c := range s.conns {
+			if c.client.name != arg[0] {
+				continue
+			}
+			c.client.permit, c.client.why = MayReap, ""
+			if verb == "forbid" {
+				c.client.permit, c.client.why = ObserveOnly, "mode is observe"
+			}
+			if c.told {
+				s.introduce(c)
+			}
 		}
 	case "stop":
 		s.asleepUntil = 1 << 62
