@@ -323,7 +323,7 @@ func (c *Core) takeSample(s *Sample) {
 	if s.State == SynSent {
 		// Nothing was ever heard; the SYN itself is what waits.
 		if !k.waiting {
-			k.waitFrom, k.base = k.first, 0
+			k.waitFrom, k.base = max(1, k.first), 0
 			k.runs = 1
 			k.lastTx = k.first
 			k.setWaiting(true)
@@ -358,7 +358,7 @@ func (c *Core) takeSample(s *Sample) {
 		if s.Timer != RetransmitTimer {
 			k.lastTx = now // probes leave no time behind: the latest is assumed
 		}
-		k.waitFrom = max(k.heard, k.lastTx-time.Duration(max(0, unanswered-2))*rtoMin)
+		k.waitFrom = max(1, k.heard, k.lastTx-time.Duration(max(0, unanswered-2))*rtoMin)
 		k.note(unanswered-1, k.waitFrom)
 		k.note(1, k.lastTx)
 	case unanswered > k.unanswered:
