@@ -27,6 +27,8 @@ const (
 	// spacesEvery is how often namespaces are looked for; a walk over 5,000
 	// processes takes some 10 ms.
 	spacesEvery = 2 * time.Second
+	// tellAgain is how soon a complaint is made again that has merely changed.
+	tellAgain = 10 * time.Minute
 	// fullLook is how soon a namespace is dumped again for safety: a dump can
 	// miss a socket. Where births are heard only what they miss is left to find.
 	fullLook       = time.Minute
@@ -59,6 +61,7 @@ type discovery struct {
 	spare    time.Duration // that part of it which full looks may take
 	budgetAt time.Duration
 	lastErr  string
+	lastTold time.Duration // when lastErr was logged
 	batch    []tcpstate.Connection
 	births   births
 }
@@ -147,15 +150,16 @@ func (s *Supervisor) discover(ctx context.Context) error {
 func (d *discovery) findSpaces(ctx context.Context) {
 	list, err := d.finder.Find(ctx, d.thread)
 	err = errors.Join(err, d.finder.HostErr)
-	if err != nil && ctx.Err() == nil && err.Error() != d.lastErr {
-		// Once, and again when it changes: it will be the same every time.
-		d.lastErr = err.Error()
+	now := monotonic()
+	if err != nil && ctx.Err() == nil && err.Error() != d.lastErr && (d.lastErr == "" || now-d.lastTold >= tellAgain) {
+		// It will be the same every time but for the numbers in it, which change
+		// with every process that comes and goes.
+		d.lastErr, d.lastTold = err.Error(), now
 		d.s.log.Warn("some network namespaces cannot be seen", "error", err, "remedy", "CAP_SYS_PTRACE and CAP_SYS_ADMIN, and the host's process namespace")
 	}
 	if len(list) == 0 {
 		return
 	}
-	now := monotonic()
 	seen := make(map[netns.ID]*viewed, len(list))
 	d.order = d.order[:0]
 	for _, ns := range list {
