@@ -287,7 +287,7 @@ func (w *watcher) probe(ctx context.Context, p verdict.PathKey) {
 		}
 		done.Connected = r.Connected
 		done.Ended, done.Detail, done.Outcome = monotonic(), r.Detail, outcomes[r.Outcome]
-		w.s.log.Debug("probe", "endpoint", p.Endpoint, "namespace", sp.ns.Name, "outcome", r.Outcome, "detail", r.Detail, "took", done.Ended-done.Started)
+		w.s.log.Debug("probe", "endpoint", p.Endpoint, "namespace", sp.ns.Name, "outcome", r.Outcome.String(), "detail", r.Detail, "took", done.Ended-done.Started)
 		w.s.deliver(ctx, result{probe: &done})
 	})
 	if !started {
