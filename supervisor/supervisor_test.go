@@ -15,7 +15,10 @@ import (
 
 func TestMain(m *testing.M) {
 	lab.MaybeChild()
-	os.Exit(m.Run())
+	maybeDrop()
+	code := m.Run()
+	os.RemoveAll(program.dir)
+	os.Exit(code)
 }
 
 func TestSilentLossOfTheServer(t *testing.T) {
