@@ -28,6 +28,7 @@ type guard struct {
 	*supervisor.Supervisor
 	t       *testing.T
 	disable string // path of the off switch
+	log     *logKeeper
 
 	mu     sync.Mutex
 	events []event.Event
@@ -48,9 +49,9 @@ func startGuard(t *testing.T, c config.Config, dryRun bool) *guard {
 	t.Helper()
 	hub := event.NewHub(1024)
 	sub := hub.Subscribe(100_000)
-	g := &guard{t: t, disable: filepath.Join(t.TempDir(), "disable"), news: make(chan struct{})}
+	g := &guard{t: t, disable: filepath.Join(t.TempDir(), "disable"), log: keepLog(t), news: make(chan struct{})}
 	s, err := supervisor.New(supervisor.Options{
-		Config: c, Log: slog.New(slog.NewTextHandler(keepLog(t), &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Config: c, Log: slog.New(slog.NewTextHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Hub: hub, DryRun: dryRun, DisablePath: g.disable,
 	})
 	if err != nil {
@@ -112,6 +113,23 @@ func (w *logKeeper) Write(b []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.b.Write(b)
+}
+
+// lines returns the lines of the log that contain what.
+func (w *logKeeper) lines(what string) (list []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for line := range strings.Lines(w.b.String()) {
+		if strings.Contains(line, what) {
+			list = append(list, line)
+		}
+	}
+	return list
+}
+
+// loud are the lines that people are meant to see even if all is well.
+func (w *logKeeper) loud() []string {
+	return append(w.lines("level=WARN"), w.lines("level=ERROR")...)
 }
 
 // wait waits for an event that match accepts.
