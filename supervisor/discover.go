@@ -64,6 +64,8 @@ type discovery struct {
 	lastTold time.Duration // when lastErr was logged
 	batch    []tcpstate.Connection
 	births   births
+	ports    []uint16 // what the last dumps have looked for
+	loopback bool
 }
 
 // viewed is a namespace and what was seen of it.
@@ -116,6 +118,14 @@ func (s *Supervisor) discover(ctx context.Context) error {
 			nextSpaces, nextLook = 0, 0
 			timer.Reset(time.Second)
 			continue
+		}
+		if c.Watch.Loopback != d.loopback || !slices.Equal(c.Watch.Ports, d.ports) {
+			// No counter moves for connections that are merely wanted now.
+			d.loopback, d.ports = c.Watch.Loopback, slices.Clone(c.Watch.Ports)
+			for _, v := range d.spaces {
+				v.dirty, v.full = now, false
+			}
+			nextLook = now
 		}
 		d.openBirths(c)
 		if d.readBirths() {
