@@ -309,4 +309,3 @@ func TestThousandsOfProcesses(t *testing.T) {
 	d.healthy(20)
 	d.terminate()
 }
-
