@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -116,6 +117,24 @@ func (b *bench) addCrowd(hosts []*lab.Host, n int) error {
 	return nil
 }
 
+// clients starts a client on each host, and waits for all of them.
+func (b *bench) clients(hosts []*lab.Host, cfg lab.ClientConfig) error {
+	var list []*lab.Client
+	for _, h := range hosts {
+		c, err := h.Client(b.ctx, cfg)
+		if err != nil {
+			return err
+		}
+		list = append(list, c)
+	}
+	for _, c := range list {
+		if err := c.Ready(b.ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 type writer func([]byte)
 
 func (w writer) Write(b []byte) (int, error) { w(b); return len(b), nil }
@@ -211,14 +230,8 @@ func (b *bench) cpu() error {
 		return err
 	}
 	fmt.Fprintln(b.log, "  98,000 other connections are up")
-	for _, h := range hosts {
-		c, err := h.Client(b.ctx, lab.ClientConfig{Addr: redis.Addr(), Conns: 8, Interval: 4 * time.Second, ReportEvery: time.Second})
-		if err != nil {
-			return err
-		}
-		if err := c.Ready(b.ctx); err != nil {
-			return err
-		}
+	if err := b.clients(hosts, lab.ClientConfig{Addr: redis.Addr(), Conns: 8, Interval: 4 * time.Second, ReportEvery: time.Second}); err != nil {
+		return err
 	}
 	fmt.Fprintln(b.log, "  2,000 connections to Redis are up")
 	// The guard starts on a node that is there already, and its first look at
@@ -447,14 +460,8 @@ func (b *bench) memory() error {
 		return err
 	}
 	defer g.stop()
-	for range 10 {
-		c, err := p.clients[0].Client(b.ctx, lab.ClientConfig{Addr: redis.Addr(), Conns: 1000, Interval: 10 * time.Second, ReportEvery: time.Second})
-		if err != nil {
-			return err
-		}
-		if err := c.Ready(b.ctx); err != nil {
-			return err
-		}
+	if err := b.clients(slices.Repeat(p.clients[:1], 10), lab.ClientConfig{Addr: redis.Addr(), Conns: 1000, Interval: 10 * time.Second, ReportEvery: time.Second}); err != nil {
+		return err
 	}
 	if err := b.pass(30 * time.Second); err != nil {
 		return err
