@@ -132,6 +132,7 @@ type recorder struct {
 	enc  *json.Encoder
 	left int64
 	log  *slog.Logger
+	head bool // the header is written
 }
 
 // RecordHeader is the first line of a recording.
@@ -144,7 +145,7 @@ type RecordHeader struct {
 // RecordVersion is the version of the format that this program writes and reads.
 const RecordVersion = 1
 
-func openRecorder(c config.RecordSection, set verdict.Settings, log *slog.Logger) *recorder {
+func openRecorder(c config.RecordSection, log *slog.Logger) *recorder {
 	if c.File == "" {
 		return nil
 	}
@@ -156,8 +157,17 @@ func openRecorder(c config.RecordSection, set verdict.Settings, log *slog.Logger
 	r := &recorder{f: f, left: c.MaxSize, log: log}
 	r.w = bufio.NewWriterSize(&limited{r}, 64<<10)
 	r.enc = json.NewEncoder(r.w)
-	r.write(RecordHeader{Version: RecordVersion, Started: time.Now().UTC(), Settings: set})
 	return r
+}
+
+// begin writes the header, once the settings are complete: they name the host's
+// namespace, without which a replay would wait in vain for looks at its way out.
+func (r *recorder) begin(set verdict.Settings) {
+	if r == nil || r.head {
+		return
+	}
+	r.head = true
+	r.encode(RecordHeader{Version: RecordVersion, Started: time.Now().UTC(), Settings: set})
 }
 
 // limited counts what is written.
@@ -172,8 +182,15 @@ func (l *limited) Write(b []byte) (int, error) {
 	return n, err
 }
 
-func (r *recorder) write(v any) {
-	if r == nil || r.w == nil {
+// write records an input. Before the header there is none that matters.
+func (r *recorder) write(in *verdict.Input) {
+	if r != nil && r.head {
+		r.encode(in)
+	}
+}
+
+func (r *recorder) encode(v any) {
+	if r.w == nil {
 		return
 	}
 	if err := r.enc.Encode(v); err != nil {

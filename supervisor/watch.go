@@ -103,7 +103,7 @@ func (s *Supervisor) watch(ctx context.Context) error {
 	c := s.config()
 	w.set = settings(c, 0)
 	w.core = verdict.New(w.set)
-	w.rec = openRecorder(c.Record, w.set, s.log)
+	w.rec = openRecorder(c.Record, s.log)
 	defer w.rec.close()
 	return w.loop(ctx)
 }
@@ -276,6 +276,7 @@ func (w *watcher) takeSpaces(list spaceList) {
 			w.hostNS = sp.key // the list has the host's first
 			w.set.HostNS = w.hostNS
 			w.core.Configure(w.set)
+			w.rec.begin(w.set)
 		}
 	}
 	for id, sp := range w.spaces {
