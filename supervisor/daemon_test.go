@@ -30,8 +30,8 @@ var program struct {
 	err  error
 }
 
-// binary is the path of the built program.
-func binary(t *testing.T) string {
+// built is the path of the built program.
+func built(t *testing.T) string {
 	t.Helper()
 	program.once.Do(func() {
 		if program.dir, program.err = os.MkdirTemp("", "rgsv"); program.err != nil {
@@ -147,7 +147,7 @@ func configFile(t *testing.T, lines ...string) string {
 // startDaemon runs the program until the test ends, at the latest.
 func startDaemon(t *testing.T, c daemonConfig) *daemon {
 	t.Helper()
-	args := append([]string{binary(t), "run", "--config", configFile(t, c.lines...)}, c.args...)
+	args := append([]string{built(t), "run", "--config", configFile(t, c.lines...)}, c.args...)
 	env := os.Environ()
 	if len(c.drop) > 0 {
 		var list []string

@@ -127,7 +127,7 @@ type replayed struct {
 
 func replay(t *testing.T, args ...string) (r replayed) {
 	t.Helper()
-	out, err := exec.Command(binary(t), append([]string{"replay", "--json"}, args...)...).Output()
+	out, err := exec.Command(built(t), append([]string{"replay", "--json"}, args...)...).Output()
 	if err != nil {
 		t.Fatalf("replay %v: %v, %s", args, err, out)
 	}
@@ -180,7 +180,7 @@ func TestRecordAndReplay(t *testing.T) {
 	if r := replay(t, cut); !r.Truncated || len(r.Reaps) < 3 {
 		t.Errorf("the replay of a recording that was cut off says %+v", r)
 	}
-	out, err := exec.Command(binary(t), "replay", cut).Output()
+	out, err := exec.Command(built(t), "replay", cut).Output()
 	if err != nil || !strings.Contains(string(out), "cut off") {
 		t.Errorf("and in words %q, %v", out, err)
 	}
@@ -194,7 +194,7 @@ func TestRecordAndReplay(t *testing.T) {
 	} {
 		bad := filepath.Join(t.TempDir(), "bad")
 		must(t, os.WriteFile(bad, content, 0o600))
-		out, err := exec.Command(binary(t), "replay", bad).CombinedOutput()
+		out, err := exec.Command(built(t), "replay", bad).CombinedOutput()
 		exit, ok := errors.AsType[*exec.ExitError](err)
 		if !ok || exit.ExitCode() != 1 || !strings.Contains(string(out), "cannot replay "+bad+": ") || strings.Contains(string(out), "goroutine") {
 			t.Errorf("%s: %v, %q", name, err, out)
