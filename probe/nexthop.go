@@ -93,7 +93,8 @@ func Way(ctx context.Context, addr netip.Addr) (NextHop, error) {
 	for _, q := range asked {
 		q.start(h)
 	}
-	deadline := time.Now().Add(neighbourWait)
+	// It answers within a millisecond or two, or not at all.
+	deadline, pause := time.Now().Add(neighbourWait), 2*time.Millisecond
 	for pending := true; pending && time.Now().Before(deadline) && ctx.Err() == nil; {
 		pending = false
 		for _, q := range asked {
@@ -102,8 +103,9 @@ func Way(ctx context.Context, addr netip.Addr) (NextHop, error) {
 		if pending {
 			select {
 			case <-ctx.Done():
-			case <-time.After(5 * time.Millisecond):
+			case <-time.After(pause):
 			}
+			pause = min(2*pause, 64*time.Millisecond)
 		}
 	}
 	if ctx.Err() != nil {

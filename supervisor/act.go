@@ -339,16 +339,20 @@ var neighbours = map[probe.Neighbour]verdict.Neighbour{
 	probe.NoNeighbour: verdict.NotOnLink, probe.Reachable: verdict.Reachable, probe.Silent: verdict.Silent, probe.Unknown: verdict.NeighbourUnknown,
 }
 
+// sameTime is how much earlier a connection elsewhere may have fallen silent to
+// be taken for a sign of the same trouble.
+const sameTime = time.Second
+
 // others looks how connections fare that are not toward Redis.
 func (w *watcher) others(ctx context.Context, o verdict.OthersWanted) {
-	sp := w.byKey[o.NS]
+	sp := w.byKey[o.Path.NS]
 	if sp == nil {
 		return
 	}
 	ns, ports := sp.ns, w.s.config().Watch.Ports
 	if !w.s.errands.run(ctx, func(ctx context.Context) {
 		window := monotonic() - o.Since
-		res := verdict.Others{NS: o.NS, At: monotonic(), Window: window}
+		res := verdict.Others{NS: o.Path.NS, At: monotonic(), Window: window}
 		err := netns.Do(ns, func() error {
 			var s tcpstate.Socket
 			if err := s.Open(); err != nil {
@@ -356,14 +360,14 @@ func (w *watcher) others(ctx context.Context, o verdict.OthersWanted) {
 			}
 			defer s.Close()
 			return s.Dump(tcpstate.Filter{States: tcpstate.Mask(tcpstate.Established), Info: true}, func(k *tcpstate.Connection) error {
-				if k.Remote.Addr().IsLoopback() || contains(ports, k.Remote.Port()) || contains(ports, k.Local.Port()) {
+				if k.Remote.Addr().IsLoopback() || k.Remote.Addr() == o.Path.Endpoint.Addr() || contains(ports, k.Remote.Port()) || contains(ports, k.Local.Port()) {
 					return nil
 				}
 				heard := min(k.Info.LastAckRecv, k.Info.LastDataRecv)
 				switch {
 				case heard < window:
 					res.Heard++
-				case k.Timer == tcpstate.TimerRetransmit && k.Info.Unacked > 0 && k.Retrans > 0:
+				case heard < window+sameTime && k.Timer == tcpstate.TimerRetransmit && k.Info.Unacked > 0 && k.Retrans > 0:
 					res.Stalled++
 				}
 				return nil

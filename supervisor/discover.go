@@ -45,7 +45,10 @@ const (
 	hotPause = 100 * time.Millisecond
 	// budgetBurst is how much CPU time for dumps may be saved up: enough for the
 	// first look at a node with many namespaces to take seconds, not minutes.
-	budgetBurst = 2 * time.Second
+	budgetBurst = 5 * time.Second
+	// dumpsAtOnce is how much of it may be spent in one go: births must be read
+	// before their rings overflow, and nobody's core be taken for seconds.
+	dumpsAtOnce = 200 * time.Millisecond
 )
 
 // discovery is the discoverer's state.
@@ -217,8 +220,9 @@ func (d *discovery) look(ctx context.Context, c *config.Config) (hot bool, err e
 		}
 		return int(a.dirty - b.dirty)
 	})
+	enough := d.budget - dumpsAtOnce
 	for _, v := range turn {
-		if d.budget <= 0 {
+		if d.budget <= max(0, enough) {
 			break // discovery gets slower, and says so below
 		}
 		if v.full && d.spare <= 0 {

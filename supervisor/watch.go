@@ -29,9 +29,11 @@ const (
 	// perTick is how many connections are looked at at every tick in quiet
 	// times, all of them if there are no more. 500 looks are some 0.8 ms.
 	perTick = 500
-	// suspectsPerPath bounds the looks at one suspect path per tick; beyond it
-	// they take turns.
-	suspectsPerPath = 256
+	// suspectsPerTick bounds the looks at suspect paths per tick, where there
+	// are more connections than perTick; suspectsPerPath those at one path. The
+	// paths take turns.
+	suspectsPerTick = 200
+	suspectsPerPath = 4
 )
 
 // tracked is a connection in the watcher's table.
@@ -131,6 +133,7 @@ func (w *watcher) loop(ctx context.Context) error {
 		case <-timer.C:
 			ticked = true
 		}
+		w.drain(ctx)
 		now := monotonic()
 		c := s.config()
 		if ticked && now >= nextAlive {
@@ -175,6 +178,25 @@ func (w *watcher) loop(ctx context.Context) error {
 			next = min(next, w.wake)
 		}
 		timer.Reset(max(0, next-monotonic()))
+	}
+}
+
+// drain takes in what else has come, so that one step serves it all.
+func (w *watcher) drain(ctx context.Context) {
+	s := w.s
+	for {
+		select {
+		case list := <-s.spaces:
+			w.takeSpaces(list)
+		case f := <-s.found:
+			w.takeFound(ctx, f)
+		case answers := <-s.answered:
+			w.takeAnswers(answers)
+		case r := <-s.results:
+			w.takeResult(r)
+		default:
+			return
+		}
 	}
 }
 
@@ -436,7 +458,9 @@ func (w *watcher) representatives() map[verdict.ConnKey]bool {
 }
 
 func (w *watcher) addSuspects(turn map[verdict.ConnKey]bool) {
-	for _, p := range w.suspects {
+	left := suspectsPerTick
+	for i := range w.suspects {
+		p := w.suspects[(w.round+i)%len(w.suspects)]
 		sp := w.byKey[p.NS]
 		if sp == nil {
 			continue
@@ -447,6 +471,9 @@ func (w *watcher) addSuspects(turn map[verdict.ConnKey]bool) {
 				turn[t.key] = true
 				n++
 			}
+		}
+		if left -= n; left <= 0 {
+			return
 		}
 	}
 }

@@ -25,6 +25,12 @@ type Core struct {
 	breakerTold  time.Duration
 	lateUntil    time.Duration
 	nextBaseline time.Duration
+	steps        uint64
+	suspects     int // paths, in the last step
+	hopTokens    float64
+	hopTokensAt  time.Duration
+	hostAsked    time.Duration // when the host's next hop was last asked for; 0 is never
+	othersAsked  time.Duration // when Others were last asked for; 0 is never
 	out          Output
 }
 
@@ -38,6 +44,7 @@ func New(s Settings) *Core {
 		clients:     map[clientKey]*absence{},
 		tokens:      float64(s.Burst),
 		breakerTold: -breakerWindow,
+		hopTokens:   nextHopBurst,
 	}
 }
 
@@ -65,6 +72,7 @@ func (c *Core) Step(in *Input) *Output {
 		Events: c.out.Events[:0], Reap: c.out.Reap[:0], Probe: c.out.Probe[:0],
 		NextHop: c.out.NextHop[:0], Others: c.out.Others[:0], Suspects: c.out.Suspects[:0],
 	}
+	c.steps++
 	c.takeLate(in.Late)
 	for i := range in.Appeared {
 		c.takeAppeared(&in.Appeared[i])
@@ -95,6 +103,12 @@ func (c *Core) Step(in *Input) *Output {
 	c.release()
 	c.absences()
 	c.order()
+	c.suspects = len(c.out.Suspects)
+	if c.out.Wake != 0 {
+		// A step over many suspects costs more than one of them gains by a
+		// millisecond.
+		c.out.Wake = max(c.out.Wake, c.now+min(wakeMax, time.Millisecond+time.Duration(c.suspects)*wakePerSuspect))
+	}
 	return &c.out
 }
 
@@ -108,7 +122,6 @@ func (c *Core) order() {
 	slices.SortFunc(c.out.NextHop, byPath)
 	c.out.NextHop = slices.Compact(c.out.NextHop)
 	slices.SortFunc(c.out.Suspects, byPath)
-	slices.SortFunc(c.out.Others, func(a, b OthersWanted) int { return cmp.Compare(a.NS, b.NS) })
 	slices.SortStableFunc(c.out.Events, func(a, b Event) int {
 		return cmp.Or(cmp.Compare(a.At, b.At), byPath(a.Path, b.Path), cmp.Compare(a.Key.Cookie, b.Key.Cookie), cmp.Compare(a.Type, b.Type), cmp.Compare(a.Text, b.Text))
 	})
@@ -171,6 +184,8 @@ type path struct {
 	outcome  Outcome       // of the last probe from here that ended
 	hop      NextHop       // last look; zero At is none
 	hopAsked time.Duration
+	silence  silence // of step surveyed, see silenceOf
+	surveyed uint64
 	suspect  time.Duration // since when it is suspect; 0 is not
 	down     bool
 	downAt   time.Duration
@@ -184,13 +199,17 @@ type endpoint struct {
 	paths  map[NS]*path
 	ranked []*path // the same by namespace
 	loss   loss
-	probes []Probe       // recent ones, oldest first
-	rtt    time.Duration // usual time of an alive probe
-	tokens float64       // for probes
-	tokAt  time.Duration
-	asked  time.Duration // when the last probe was asked for
-	gap    time.Duration // pause between probes while down, or while quiet
-	rise   int           // probes alive in a row while down
+	probes []Probe // recent ones, oldest first
+	// Of the present step, see sum.
+	silentProbes         bool
+	heardBy              *path
+	heardMost, heardNext time.Duration
+	rtt                  time.Duration // usual time of an alive probe
+	tokens               float64       // for probes
+	tokAt                time.Duration
+	asked                time.Duration // when the last probe was asked for
+	gap                  time.Duration // pause between probes while down, or while quiet
+	rise                 int           // probes alive in a row while down
 
 	frozenSince time.Duration // first probe that got no reply; 0 is none
 	frozenTold  bool
@@ -204,7 +223,6 @@ type space struct {
 	clear  time.Duration // when the last doubt ended
 	told   bool
 	paths  int
-	others time.Duration // when Others was last asked for
 	looked time.Duration // at the host's way out, in the host's space
 }
 

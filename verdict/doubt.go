@@ -85,6 +85,16 @@ func (c *Core) doubtful(s *space) bool {
 	return host != nil && host != s && len(host.doubts) > 0
 }
 
+// doubtAnywhere says whether there is doubt about any namespace.
+func (c *Core) doubtAnywhere() bool {
+	for _, s := range c.spaces {
+		if len(s.doubts) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // clearSince is when the last doubt about s ended: what was silent before that
 // proves nothing.
 func (c *Core) clearSince(s *space) time.Duration {

@@ -184,8 +184,10 @@ type NextHop struct {
 type Others struct {
 	NS NS            `json:"ns"`
 	At time.Duration `json:"at"`
-	// Heard counts those that heard from their peers within the last Window,
-	// Stalled those that have waited for an answer at least that long.
+	// Heard counts those that heard from their peers within the last Window.
+	// Stalled counts those that wait for an answer, toward other addresses, and
+	// fell silent when ours did, not earlier: a connection that has been dead
+	// for minutes says nothing about now.
 	Heard   int           `json:"heard"`
 	Stalled int           `json:"stalled"`
 	Window  time.Duration `json:"window"`

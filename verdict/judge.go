@@ -7,6 +7,7 @@ func (c *Core) judge(e *endpoint) {
 	e.loss.decay(c.now)
 	e.refill(c.now, c.set.ProbesPerSecond)
 	e.forgetProbes(c.now)
+	e.sum(c.now, c.window(e))
 	for i := len(e.ranked) - 1; i >= 0; i-- { // backwards, since paths are dropped
 		p := e.ranked[i]
 		c.judgePath(p)
@@ -32,6 +33,46 @@ func (c *Core) window(e *endpoint) time.Duration {
 	return min(w, c.set.DownAfter/2)
 }
 
+// sum notes what every path of e needs to know, so that a step over hundreds of
+// them does not look at all of them for each.
+func (e *endpoint) sum(now, window time.Duration) {
+	e.silentProbes = false
+	for i := range e.probes {
+		e.silentProbes = e.silentProbes || e.probes[i].unanswered(now, window)
+	}
+	e.heardBy, e.heardMost, e.heardNext = nil, 0, 0
+	for _, p := range e.ranked {
+		switch {
+		case e.heardBy == nil || p.heard > e.heardMost:
+			e.heardBy, e.heardMost, e.heardNext = p, p.heard, e.heardMost
+		case p.heard > e.heardNext:
+			e.heardNext = p.heard
+		}
+	}
+}
+
+// heardElsewhere is when anything was last heard on a path of e other than p.
+func (e *endpoint) heardElsewhere(p *path) time.Duration {
+	if e.heardBy == p {
+		return e.heardNext
+	}
+	return e.heardMost
+}
+
+// silenceOf is what is unanswered on p in this step.
+func (c *Core) silenceOf(p *path) *silence {
+	if p.surveyed == c.steps {
+		return &p.silence
+	}
+	p.surveyed = c.steps
+	p.silence = silence{}
+	if p.waiting > 0 || p.endpoint.silentProbes {
+		c.survey(p, &p.silence)
+		c.addProbes(p, &p.silence)
+	}
+	return &p.silence
+}
+
 // silence is what is unanswered on a path.
 type silence struct {
 	waiting     int           // connections with something unanswered for longer than is usual
@@ -46,9 +87,8 @@ type silence struct {
 	contradicts bool
 }
 
-// survey collects what is unanswered on p, and puts down what is heard.
-func (c *Core) survey(p *path) silence {
-	var s silence
+// survey collects what the connections of p wait for.
+func (c *Core) survey(p *path, s *silence) {
 	window := c.window(p.endpoint)
 	if p.waiting > 0 {
 		for _, k := range p.conns {
@@ -68,7 +108,6 @@ func (c *Core) survey(p *path) silence {
 			}
 		}
 	}
-	return s
 }
 
 // late says whether k has waited longer than an answer usually takes.
@@ -89,11 +128,7 @@ func (c *Core) addProbes(p *path, s *silence) {
 			own = true
 		}
 	}
-	for _, q := range e.paths {
-		if q != p && q.heard > max(floor, s.start) {
-			s.contradicts = true
-		}
-	}
+	s.contradicts = e.heardElsewhere(p) > max(floor, s.start)
 	// The last probe that got through, if any, is where the silence begins.
 	for i := range e.probes {
 		pr := &e.probes[i]
@@ -154,8 +189,7 @@ func (c *Core) judgePath(p *path) {
 			return
 		}
 	}
-	s := c.survey(p)
-	c.addProbes(p, &s)
+	s := c.silenceOf(p)
 	if s.waiting == 0 && s.probes == 0 {
 		if p.suspect != 0 {
 			c.event(Event{Type: EndpointUp, Path: p.key, Text: "answers again, was only suspect", Took: c.now - p.suspect})
@@ -174,7 +208,7 @@ func (c *Core) judgePath(p *path) {
 		return
 	}
 	c.flowRule(p)
-	c.downRule(p, &s)
+	c.downRule(p, s)
 }
 
 // tellStalled reports connections that retransmit without an answer.

@@ -114,9 +114,10 @@ type Output struct {
 	Wake time.Duration
 }
 
-// OthersWanted asks how connections that are not toward Redis have fared since.
+// OthersWanted asks how connections that are not toward the endpoint have fared in
+// the namespace since.
 type OthersWanted struct {
-	NS    NS
+	Path  PathKey
 	Since time.Duration
 }
 

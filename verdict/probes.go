@@ -140,8 +140,7 @@ func (c *Core) needsProbe(p *path) (need, urgent bool) {
 		e.gap = min(2*e.gap, downProbeMax)
 		return true, false
 	}
-	s := c.survey(p)
-	c.addProbes(p, &s)
+	s := c.silenceOf(p)
 	if s.waiting > 0 || s.probes > 0 {
 		start := s.start
 		if s.waiting == 0 {
@@ -160,10 +159,12 @@ func (c *Core) needsProbe(p *path) (need, urgent bool) {
 		if s.newestTx > 0 && p.probed <= s.newestTx || s.newestTx == 0 && c.now-p.probed >= c.set.DownAfter/4 {
 			return true, false
 		}
-		if c.now-p.probed >= 500*time.Millisecond {
+		// And now and then while it lasts; on a lossy path that may be long.
+		pause := max(suspectProbe, min((c.now-start)/8, suspectProbeMax))
+		if c.now-p.probed >= pause {
 			return true, false
 		}
-		c.wake(p.probed + 500*time.Millisecond)
+		c.wake(p.probed + pause)
 		return false, false
 	}
 	return c.quiet(p), false
@@ -257,18 +258,22 @@ func (p *path) established() bool {
 // askNextHop asks for a look at the way out, of the namespace and of the host,
 // while p is suspect.
 func (c *Core) askNextHop(p *path) {
-	if c.now-p.hopAsked < nextHopWait && p.hopAsked != 0 {
-		return
+	c.hopTokens = min(nextHopBurst, c.hopTokens+(c.now-c.hopTokensAt).Seconds()*nextHopRate)
+	c.hopTokensAt = c.now
+	// With many suspects each has its turn less often.
+	turn := max(nextHopWait, time.Duration(float64(c.suspects)/nextHopRate*float64(time.Second)))
+	if (p.hopAsked == 0 || c.now-p.hopAsked >= turn) && c.hopTokens >= 1 {
+		c.hopTokens--
+		p.hopAsked = c.now
+		c.out.NextHop = append(c.out.NextHop, p.key)
 	}
-	p.hopAsked = c.now
-	c.out.NextHop = append(c.out.NextHop, p.key)
-	if p.key.NS != c.set.HostNS {
+	if p.key.NS != c.set.HostNS && (c.hostAsked == 0 || c.now-c.hostAsked >= nextHopWait) {
+		c.hostAsked = c.now
 		c.out.NextHop = append(c.out.NextHop, PathKey{c.set.HostNS, p.key.Endpoint})
 	}
-	s := c.survey(p)
-	if s.waiting > 0 && c.now-p.space.others >= time.Second {
-		p.space.others = c.now
-		c.out.Others = append(c.out.Others, OthersWanted{NS: p.key.NS, Since: s.start})
+	if s := c.silenceOf(p); s.waiting > 0 && (c.othersAsked == 0 || c.now-c.othersAsked >= othersPause) {
+		c.othersAsked = c.now
+		c.out.Others = append(c.out.Others, OthersWanted{Path: p.key, Since: s.start})
 	}
 }
 
@@ -284,7 +289,9 @@ func (c *Core) nextHopKnown(p *path, since time.Duration) bool {
 	if at >= since && c.now-at <= nextHopFresh+nextHopWait {
 		return true
 	}
-	if p.hopAsked != 0 && c.now-since >= c.set.MinSilence+3*nextHopWait {
+	if c.now-since >= c.set.MinSilence+3*nextHopWait && !c.doubtAnywhere() {
+		// No answer, or no turn among too many: nobody else's way out is in
+		// doubt either.
 		return true
 	}
 	c.wake(c.now + 50*time.Millisecond)

@@ -83,6 +83,20 @@ const (
 	// evidence, nextHopWait how long a decision waits for one.
 	nextHopFresh = time.Second
 	nextHopWait  = 500 * time.Millisecond
+	// nextHopRate is how many looks at next hops a node makes per second, and
+	// nextHopBurst how many at once: each takes up to 1 ms of CPU.
+	nextHopRate  = 20
+	nextHopBurst = 40
+	// othersPause is the time between two looks at connections elsewhere: each
+	// is a dump, some 20 ms on a crowded node.
+	othersPause = time.Second
+	// suspectProbe is the pace of probes while a silence lasts; from four seconds
+	// on it gets slower, down to suspectProbeMax.
+	suspectProbe    = 500 * time.Millisecond
+	suspectProbeMax = 10 * time.Second
+	// wakePerSuspect and wakeMax keep steps apart when there are many suspects.
+	wakePerSuspect = 200 * time.Microsecond
+	wakeMax        = 50 * time.Millisecond
 	// quietAfter is how long connections may wait for a reply that is not a
 	// matter of TCP (a blocking command looks the same) before a probe asks.
 	quietAfter = time.Second

@@ -683,9 +683,9 @@ func (w *world) nextHop(p PathKey) {
 
 // lookAtOthers tells how connections to other things fare: they talk all the time.
 func (w *world) lookAtOthers(q OthersWanted) {
-	s := w.space(q.NS)
+	s := w.space(q.Path.NS)
 	dead := s.othersDead
-	o := Others{NS: q.NS, Window: w.clock - q.Since}
+	o := Others{NS: q.Path.NS, Window: w.clock - q.Since}
 	if dead != 0 && dead <= q.Since {
 		o.Stalled = s.others
 	} else {
