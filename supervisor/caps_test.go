@@ -61,13 +61,15 @@ func TestMissingCapabilities(t *testing.T) {
 					t.Errorf("the client got %s after %v", e.Errno, e.Time().Sub(lost))
 				}
 			} else {
-				// It tries and fails for each, a few times, and says so.
-				d.wait(4*time.Second, "word about a connection", func(l *logLine) bool {
-					return l.is(verdict.ConnectionReaped) && l.field("outcome") == string(verdict.ReapFailed) || l.is(verdict.ConnectionJudged)
+				d.wait(4*time.Second, "connection.judged", func(l *logLine) bool {
+					return l.is(verdict.ConnectionJudged) && strings.Contains(l.field("text"), "not reaped (CAP_NET_ADMIN is missing)")
 				})
-				pass(2 * time.Second) // in which it may try again, not for ever
+				pass(time.Second) // in which it does not try
+				if l := d.log(func(l *logLine) bool { return l.is(verdict.ConnectionReaped) }); len(l) > 0 {
+					t.Errorf("it tries what it cannot: %s", l[0].raw)
+				}
 			}
-			d.healthy(25)
+			d.healthy(12)
 			must(t, w.server.Return())
 			back := time.Now()
 			d.wait(10*time.Second, "endpoint.up", func(l *logLine) bool { return l.is(verdict.EndpointUp) && l.at.After(back) })

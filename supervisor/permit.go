@@ -34,6 +34,8 @@ func (s *Supervisor) permit(c *config.Config, k *tcpstate.Connection, o *ownersh
 		return no("MPTCP connections cannot be ended one by one")
 	case k.Inode == 0:
 		return no("no application holds it any more")
+	case s.powerless:
+		return no("CAP_NET_ADMIN is missing")
 	case !o.asked:
 		return no("its process is not known yet")
 	case o.redis != "":

@@ -66,6 +66,8 @@ type Supervisor struct {
 	conf  atomic.Pointer[config.Config]
 	caps  tcpstate.Capabilities
 	audit *audit
+	// powerless says that every reap would fail for want of a privilege.
+	powerless bool
 
 	found    chan found      // discoverer to watcher
 	spaces   chan spaceList  // discoverer to watcher
@@ -154,6 +156,10 @@ func New(opt Options) (*Supervisor, error) {
 			s.log.Warn("could not tell what is permitted", "error", err)
 		} else if !has {
 			s.log.Warn("a privilege is missing: "+c.lack, "missing", c.name, "remedy", "give redisguard "+c.name)
+			// Where the kernel cannot destroy, shutting down takes another one.
+			if c.number == unix.CAP_NET_ADMIN && s.caps.Destroy.Support != tcpstate.NotSupported {
+				s.powerless = true
+			}
 		}
 	}
 	switch s.caps.Destroy.Support {
