@@ -367,7 +367,7 @@ func (w *watcher) others(ctx context.Context, o verdict.OthersWanted) {
 				switch {
 				case heard < window:
 					res.Heard++
-				case heard < window+sameTime && k.Timer == tcpstate.TimerRetransmit && k.Info.Unacked > 0 && k.Retrans > 0:
+				case heard < window+sameTime && k.Timer == tcpstate.TimerRetransmit && k.Info.Unacked > 0:
 					res.Stalled++
 				}
 				return nil

@@ -32,7 +32,7 @@ const (
 	// suspectsPerTick bounds the looks at suspect paths per tick, where there
 	// are more connections than perTick; suspectsPerPath those at one path. The
 	// paths take turns.
-	suspectsPerTick = 200
+	suspectsPerTick = 100
 	suspectsPerPath = 4
 )
 
@@ -52,8 +52,8 @@ type space struct {
 	ns    netns.Namespace
 	key   verdict.NS
 	conns map[uint64]*tracked
-	slot  int  // at which tick of a round everyone in it is looked at
-	lost  bool // its way in is broken; the discoverer looks for another
+	due   time.Duration // when everyone in it is to be looked at again
+	lost  bool          // its way in is broken; the discoverer looks for another
 }
 
 // watcher is the state of the watching loop.
@@ -289,7 +289,7 @@ func (w *watcher) takeSpaces(list spaceList) {
 		seen[ns.ID] = true
 		sp := w.spaces[ns.ID]
 		if sp == nil {
-			sp = &space{key: nsKey(ns.ID), conns: map[uint64]*tracked{}, slot: rand.IntN(1 << 16)}
+			sp = &space{key: nsKey(ns.ID), conns: map[uint64]*tracked{}, due: monotonic() + rand.N(everyone)}
 			w.spaces[ns.ID] = sp
 			w.byKey[sp.key] = sp
 		}
@@ -401,7 +401,7 @@ func (w *watcher) forget(t *tracked) {
 // everyone once a second.
 func (w *watcher) lookAround() error {
 	w.round++
-	ticks := max(1, int(everyone/w.s.config().Watch.Tick))
+	now := monotonic()
 	all := len(w.conns) <= perTick
 	var turn map[verdict.ConnKey]bool
 	if !all {
@@ -413,7 +413,10 @@ func (w *watcher) lookAround() error {
 			continue
 		}
 		w.turn, w.ids = w.turn[:0], w.ids[:0]
-		mine := all || (sp.slot+w.round)%ticks == 0
+		mine := all || now >= sp.due
+		if mine {
+			sp.due = max(sp.due+everyone, now)
+		}
 		for _, t := range sp.conns {
 			if mine || turn[t.key] {
 				w.turn = append(w.turn, t)
@@ -460,7 +463,7 @@ func (w *watcher) representatives() map[verdict.ConnKey]bool {
 func (w *watcher) addSuspects(turn map[verdict.ConnKey]bool) {
 	left := suspectsPerTick
 	for i := range w.suspects {
-		p := w.suspects[(w.round+i)%len(w.suspects)]
+		p := w.suspects[(w.round*suspectsPerTick/suspectsPerPath+i)%len(w.suspects)]
 		sp := w.byKey[p.NS]
 		if sp == nil {
 			continue

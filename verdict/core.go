@@ -11,40 +11,42 @@ import (
 // Core is the state of all judging. Make one with New; it is for one goroutine
 // at a time.
 type Core struct {
-	set          Settings
-	now          time.Duration
-	conns        map[ConnKey]*conn
-	endpoints    map[netip.AddrPort]*endpoint
-	ranked       []*endpoint // the same by address, so that their order is not chance
-	spaces       map[NS]*space
-	queue        []*queued // due reaps, by time
-	clients      map[clientKey]*absence
-	oneKind      []lonely // reaps on one kind of evidence within breakerWindow
-	tokens       float64
-	tokensAt     time.Duration
-	breakerTold  time.Duration
-	lateUntil    time.Duration
-	nextBaseline time.Duration
-	steps        uint64
-	suspects     int // paths, in the last step
-	hopTokens    float64
-	hopTokensAt  time.Duration
-	hostAsked    time.Duration // when the host's next hop was last asked for; 0 is never
-	othersAsked  time.Duration // when Others were last asked for; 0 is never
-	out          Output
+	set            Settings
+	now            time.Duration
+	conns          map[ConnKey]*conn
+	endpoints      map[netip.AddrPort]*endpoint
+	ranked         []*endpoint // the same by address, so that their order is not chance
+	spaces         map[NS]*space
+	queue          []*queued // due reaps, by time
+	clients        map[clientKey]*absence
+	oneKind        []lonely // reaps on one kind of evidence within breakerWindow
+	tokens         float64
+	tokensAt       time.Duration
+	breakerTold    time.Duration
+	lateUntil      time.Duration
+	nextBaseline   time.Duration
+	steps          uint64
+	suspects       int // paths, in the last step
+	hopTokens      float64
+	hopTokensAt    time.Duration
+	hostAsked      time.Duration // when the host's next hop was last asked for; 0 is never
+	othersTokens   float64
+	othersTokensAt time.Duration
+	out            Output
 }
 
 // New returns a core that knows nothing yet.
 func New(s Settings) *Core {
 	return &Core{
-		set:         s,
-		conns:       map[ConnKey]*conn{},
-		endpoints:   map[netip.AddrPort]*endpoint{},
-		spaces:      map[NS]*space{},
-		clients:     map[clientKey]*absence{},
-		tokens:      float64(s.Burst),
-		breakerTold: -breakerWindow,
-		hopTokens:   nextHopBurst,
+		set:          s,
+		conns:        map[ConnKey]*conn{},
+		endpoints:    map[netip.AddrPort]*endpoint{},
+		spaces:       map[NS]*space{},
+		clients:      map[clientKey]*absence{},
+		tokens:       float64(s.Burst),
+		breakerTold:  -breakerWindow,
+		hopTokens:    nextHopBurst,
+		othersTokens: othersBurst,
 	}
 }
 
@@ -218,12 +220,13 @@ type endpoint struct {
 
 // space is what is known about one namespace.
 type space struct {
-	ns     NS
-	doubts map[string]doubt
-	clear  time.Duration // when the last doubt ended
-	told   bool
-	paths  int
-	looked time.Duration // at the host's way out, in the host's space
+	ns          NS
+	doubts      map[string]doubt
+	clear       time.Duration // when the last doubt ended
+	told        bool
+	paths       int
+	looked      time.Duration // at the host's way out, in the host's space
+	othersAsked time.Duration // when Others was last asked for; 0 is never
 }
 
 type doubt struct {

@@ -63,7 +63,7 @@ func (c *Core) takeOthers(o *Others) {
 	if s == nil {
 		return
 	}
-	s.setDoubt(doubtOthers, o.Heard == 0 && o.Stalled > 0, c.now, c.now+doubtFor,
+	s.setDoubt(doubtOthers, o.Heard == 0 && o.Stalled > 0, c.now, c.now+othersPause+doubtFor,
 		fmt.Sprintf("%d connections elsewhere wait for an answer and none was heard for %v", o.Stalled, ms(o.Window)))
 }
 

@@ -6,7 +6,7 @@ import "time"
 func (c *Core) judge(e *endpoint) {
 	e.loss.decay(c.now)
 	e.refill(c.now, c.set.ProbesPerSecond)
-	e.forgetProbes(c.now)
+	e.forgetProbes(c.now, c.set.DownAfter)
 	e.sum(c.now, c.window(e))
 	for i := len(e.ranked) - 1; i >= 0; i-- { // backwards, since paths are dropped
 		p := e.ranked[i]

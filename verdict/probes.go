@@ -8,8 +8,8 @@ func (e *endpoint) refill(now time.Duration, perSecond float64) {
 }
 
 // forgetProbes drops probes that no rule looks at any more.
-func (e *endpoint) forgetProbes(now time.Duration) {
-	const keep = 30 * time.Second // well above the longest DownAfter in use
+func (e *endpoint) forgetProbes(now, downAfter time.Duration) {
+	keep := 2*downAfter + 5*time.Second // a probe may take a while to end
 	n := 0
 	for _, p := range e.probes {
 		if now-p.Started < keep {
@@ -271,10 +271,19 @@ func (c *Core) askNextHop(p *path) {
 		c.hostAsked = c.now
 		c.out.NextHop = append(c.out.NextHop, PathKey{c.set.HostNS, p.key.Endpoint})
 	}
-	if s := c.silenceOf(p); s.waiting > 0 && (c.othersAsked == 0 || c.now-c.othersAsked >= othersPause) {
-		c.othersAsked = c.now
-		c.out.Others = append(c.out.Others, OthersWanted{Path: p.key, Since: s.start})
+	c.othersTokens = min(othersBurst, c.othersTokens+(c.now-c.othersTokensAt).Seconds()/othersPause.Seconds())
+	c.othersTokensAt = c.now
+	s, asked := c.silenceOf(p), p.space.othersAsked
+	if s.waiting == 0 || c.othersTokens < 1 || asked != 0 && asked >= s.start && c.now-asked < othersPause {
+		return
 	}
+	if at := s.start + min(othersAfter, c.set.DownAfter/2); c.now < at {
+		c.wake(at)
+		return
+	}
+	c.othersTokens--
+	p.space.othersAsked = c.now
+	c.out.Others = append(c.out.Others, OthersWanted{Path: p.key, Since: s.start + othersSlack})
 }
 
 // nextHopKnown says whether the way out was looked at during the silence, or

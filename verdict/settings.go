@@ -85,17 +85,24 @@ const (
 	nextHopWait  = 500 * time.Millisecond
 	// nextHopRate is how many looks at next hops a node makes per second, and
 	// nextHopBurst how many at once: each takes up to 1 ms of CPU.
-	nextHopRate  = 20
+	nextHopRate  = 5
 	nextHopBurst = 40
-	// othersPause is the time between two looks at connections elsewhere: each
-	// is a dump, some 20 ms on a crowded node.
-	othersPause = time.Second
+	// othersPause is the time between two looks at connections elsewhere, in one
+	// namespace and, after a burst, on the node: each is a dump, some 20 ms on a
+	// crowded node.
+	othersPause = 5 * time.Second
+	othersBurst = 4
+	// othersAfter is how long a silence lasts before it is asked for them: by
+	// then theirs shows too. What they have heard within othersSlack of its
+	// beginning may have been on its way already.
+	othersAfter = 500 * time.Millisecond
+	othersSlack = 100 * time.Millisecond
 	// suspectProbe is the pace of probes while a silence lasts; from four seconds
 	// on it gets slower, down to suspectProbeMax.
 	suspectProbe    = 500 * time.Millisecond
 	suspectProbeMax = 10 * time.Second
 	// wakePerSuspect and wakeMax keep steps apart when there are many suspects.
-	wakePerSuspect = 200 * time.Microsecond
+	wakePerSuspect = 400 * time.Microsecond
 	wakeMax        = 50 * time.Millisecond
 	// quietAfter is how long connections may wait for a reply that is not a
 	// matter of TCP (a blocking command looks the same) before a probe asks.
