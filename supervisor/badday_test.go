@@ -150,7 +150,7 @@ func TestADeletedNamespaceIsNotPinned(t *testing.T) {
 		must(t, err)
 		there := w.link(h, "link"+strconv.Itoa(i))
 		c := w.run(h, lab.Writer, w.redis.Addr(), 3)
-		eventually(t, 10*time.Second, "its connections are tracked", func() bool { return g.Stats().Tracked >= 3 })
+		eventually(t, 4*time.Second, "its connections are tracked", func() bool { return g.Stats().Tracked >= 3 })
 		if i%2 == 1 {
 			// With probes under way that nobody answers.
 			probes := g.Stats().Probes

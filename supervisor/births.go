@@ -23,6 +23,13 @@ type births struct {
 	starting map[uint64]start
 	// born are those that are connected, to be looked at.
 	born map[netns.ID][]tcpstate.ID
+	// foundlings are those of namespaces that are not known yet.
+	foundlings []foundling
+}
+
+type foundling struct {
+	ns key
+	id tcpstate.ID
 }
 
 type start struct {
@@ -113,7 +120,10 @@ func (d *discovery) readBirths() (unknown bool) {
 		}
 		v := space(s.ns)
 		if v == nil {
-			unknown = true // found and dumped right after this
+			unknown = true // found right after this, see adopt
+			if len(b.foundlings) < maxStarting {
+				b.foundlings = append(b.foundlings, foundling{s.ns, tcpstate.ID{Local: x.Local, Remote: x.Remote}})
+			}
 			return
 		}
 		b.born[v.ns.ID] = append(b.born[v.ns.ID], tcpstate.ID{Local: x.Local, Remote: x.Remote})
@@ -134,6 +144,26 @@ func (d *discovery) readBirths() (unknown bool) {
 		}
 	}
 	return unknown
+}
+
+// adopt brings the connections of new namespaces to those, now that the
+// namespaces have been looked for. The dump that such a namespace waits for comes
+// as late as the budget has it; on a busy node that is no place for a new pod.
+func (d *discovery) adopt() {
+	b := &d.births
+	if len(b.foundlings) == 0 {
+		return
+	}
+	known := make(map[key]netns.ID, len(d.spaces))
+	for id := range d.spaces {
+		known[key{id.Dev, id.Inode}] = id
+	}
+	for _, f := range b.foundlings {
+		if id, ok := known[f.ns]; ok {
+			b.born[id] = append(b.born[id], f.id)
+		}
+	}
+	b.foundlings = b.foundlings[:0]
 }
 
 // unexplained handles the birth of a connection whose connect was not seen or

@@ -138,6 +138,7 @@ func (s *Supervisor) discover(ctx context.Context) error {
 		}
 		if now >= nextSpaces {
 			d.findSpaces(ctx)
+			d.adopt()
 			nextSpaces = now + spacesEvery
 			if d.births.open() {
 				nextSpaces = now + spacesEveryBirths
