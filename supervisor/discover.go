@@ -299,8 +299,13 @@ func (d *discovery) opens(v *viewed) (uint64, error) {
 // dump lists the watched connections of a namespace and passes them on.
 func (d *discovery) dump(ctx context.Context, c *config.Config, v *viewed) error {
 	opens, err := d.opens(v) // before the dump, so that nothing falls in between
-	if errors.Is(err, netns.ErrGone) {
+	switch {
+	case errors.Is(err, netns.ErrGone):
 		d.broken(v)
+		return nil
+	case err == nil && opens == 0:
+		// Nobody in there has ever connected to anything.
+		v.opens, v.same, v.dumped, v.dirty, v.full = 0, 2, monotonic(), 0, false
 		return nil
 	}
 	before := sys.ThreadCPU()

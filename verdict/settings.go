@@ -102,8 +102,8 @@ const (
 	suspectProbe    = 500 * time.Millisecond
 	suspectProbeMax = 10 * time.Second
 	// wakePerSuspect and wakeMax keep steps apart when there are many suspects.
-	wakePerSuspect = 400 * time.Microsecond
-	wakeMax        = 50 * time.Millisecond
+	wakePerSuspect = 800 * time.Microsecond
+	wakeMax        = 100 * time.Millisecond
 	// quietAfter is how long connections may wait for a reply that is not a
 	// matter of TCP (a blocking command looks the same) before a probe asks.
 	quietAfter = time.Second

@@ -243,7 +243,7 @@ func (b *bench) cpu() error {
 	defer g.stop()
 	settle := 3 * time.Minute
 	if b.quick {
-		settle = 30 * time.Second
+		settle = 60 * time.Second
 	}
 	if err := b.pass(settle); err != nil {
 		return err
