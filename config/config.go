@@ -348,7 +348,7 @@ func (c *Config) keys() []key {
 		fileKey("audit.file", &c.Audit.File),
 		intKey("audit.max_size", &c.Audit.MaxSize, minFile, maxFile),
 
-		durationKey("probe.timeout", &c.Probe.Timeout, 100*time.Millisecond, 5*time.Second),
+		durationKey("probe.timeout", &c.Probe.Timeout, 100*time.Millisecond, 1500*time.Millisecond),
 		floatKey("probe.per_second", &c.Probe.PerSecond, 0.01, 100),
 		intKey("probe.mark", &c.Probe.Mark, 0, math.MaxUint32),
 		durationKey("probe.baseline", &c.Probe.Baseline, time.Second, 24*time.Hour),

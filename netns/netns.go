@@ -14,6 +14,7 @@ package netns
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"strconv"
 
@@ -58,6 +59,9 @@ func (n Namespace) String() string {
 	}
 	return n.ID.String()
 }
+
+// LogValue makes a namespace one word in structured logs.
+func (n Namespace) LogValue() slog.Value { return slog.StringValue(n.String()) }
 
 // ErrGone says that a namespace's way in leads nowhere, or to another namespace,
 // by now.

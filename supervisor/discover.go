@@ -48,6 +48,9 @@ const (
 	// budgetBurst is how much CPU time for dumps may be saved up: enough for the
 	// first look at a node with many namespaces to take seconds, not minutes.
 	budgetBurst = 5 * time.Second
+	// firstLookShare is the share of one core that dumps may use while there are
+	// namespaces that were never looked into, as after the start.
+	firstLookShare = 0.2
 	// dumpsAtOnce is how much of it may be spent in one go: births must be read
 	// before their rings overflow, and nobody's core be taken for seconds.
 	dumpsAtOnce = 200 * time.Millisecond
@@ -202,7 +205,15 @@ func (d *discovery) findSpaces(ctx context.Context) {
 // something new, the longest waiting first, as far as the budget goes.
 func (d *discovery) look(ctx context.Context, c *config.Config) (hot bool, err error) {
 	now := monotonic()
-	earned := time.Duration(c.Watch.DumpCPU * float64(now-d.budgetAt))
+	share := c.Watch.DumpCPU
+	for _, v := range d.spaces {
+		if v.dumped == 0 {
+			// Connections in it may be hanging unseen: the sooner the better.
+			share = max(share, firstLookShare)
+			break
+		}
+	}
+	earned := time.Duration(share * float64(now-d.budgetAt))
 	d.budget = min(budgetBurst, d.budget+earned)
 	d.spare = min(budgetBurst, d.spare+time.Duration(fullLookShare*float64(earned)))
 	d.budgetAt = now

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"os/user"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/redisguard/redisguard/config"
@@ -25,6 +26,19 @@ type ownership struct {
 	user    string
 }
 
+// Reasons that lie in how redisguard was run, not in whose the connection is.
+const (
+	whyPrivilege = "CAP_NET_ADMIN is missing"
+	whyDryRun    = "--dry-run"
+	whyMode      = "mode is "
+)
+
+// OnlyTheMode says whether a connection was merely observed for a reason that a
+// replay under other settings leaves out.
+func OnlyTheMode(why string) bool {
+	return why == whyPrivilege || why == whyDryRun || strings.HasPrefix(why, whyMode)
+}
+
 // permit decides what may be done about a connection, and why not more. It is
 // where the safety promises about whom we touch live.
 func (s *Supervisor) permit(c *config.Config, k *tcpstate.Connection, o *ownership) (verdict.Permit, string) {
@@ -35,7 +49,7 @@ func (s *Supervisor) permit(c *config.Config, k *tcpstate.Connection, o *ownersh
 	case k.Inode == 0:
 		return no("no application holds it any more")
 	case s.powerless:
-		return no("CAP_NET_ADMIN is missing")
+		return no(whyPrivilege)
 	case !o.asked:
 		return no("its process is not known yet")
 	case o.redis != "":
@@ -49,10 +63,10 @@ func (s *Supervisor) permit(c *config.Config, k *tcpstate.Connection, o *ownersh
 		return no(why)
 	}
 	if s.opt.DryRun {
-		return no("--dry-run")
+		return no(whyDryRun)
 	}
 	if m := config.Ceiling(c.Mode, c.Watch.Mode, c.Reap.Mode); m != config.Enforce {
-		return no("mode is " + m.String())
+		return no(whyMode + m.String())
 	}
 	return verdict.MayReap, ""
 }

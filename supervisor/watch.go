@@ -82,7 +82,6 @@ type watcher struct {
 	ids     []tcpstate.ID
 	turn    []*tracked
 	results []tcpstate.Result
-	errs    []error
 }
 
 // nsKey names a namespace for the core. Cookies start at 1 and stay far below

@@ -84,15 +84,6 @@ func (c *Core) takeProbe(pr *Probe) {
 
 // askProbe asks for at most one probe of e, from the path that needs one most.
 func (c *Core) askProbe(e *endpoint) {
-	pending := 0
-	for i := range e.probes {
-		if e.probes[i].Outcome == Pending {
-			pending++
-		}
-	}
-	if pending >= maxPending {
-		return
-	}
 	var want *path
 	reserve := false // may use the last token
 	for _, p := range e.ranked {
@@ -106,6 +97,15 @@ func (c *Core) askProbe(e *endpoint) {
 		}
 	}
 	if want == nil {
+		return
+	}
+	pending := 0
+	for i := range e.probes {
+		if e.probes[i].Outcome == Pending {
+			pending++
+		}
+	}
+	if pending > maxPending || pending == maxPending && !reserve {
 		return
 	}
 	if next := e.asked + probeGap; c.now < next {

@@ -68,7 +68,8 @@ const (
 	probeBurst = 6
 	// probeGap is the least time between two probes of one endpoint.
 	probeGap = 100 * time.Millisecond
-	// maxPending bounds the probes under way per endpoint.
+	// maxPending bounds the probes under way per endpoint; one more may go where
+	// a verdict waits for it.
 	maxPending = 3
 	// downProbeMax is the slowest pace of probing an endpoint that is down.
 	downProbeMax = 5 * time.Second

@@ -48,9 +48,7 @@ type simEndpoint struct {
 	frozen   bool
 	refusing bool
 	onLink   bool
-	hop      Neighbour // what its own neighbour entry says if onLink
-	loss     float64   // each way
-	thawed   time.Duration
+	loss     float64 // each way
 }
 
 type simSpace struct {

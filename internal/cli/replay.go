@@ -134,7 +134,7 @@ func replay(r io.Reader, override func(verdict.Settings) verdict.Settings) (*rep
 		in.Reaped = nil
 		for i := range in.Appeared {
 			// Neither is what was not permitted then for reasons of mode.
-			if a := &in.Appeared[i]; a.Permit == verdict.ObserveOnly && (a.Why == "mode is observe" || a.Why == "--dry-run") {
+			if a := &in.Appeared[i]; a.Permit == verdict.ObserveOnly && supervisor.OnlyTheMode(a.Why) {
 				a.Permit, a.Why = verdict.MayReap, ""
 			}
 		}
