@@ -206,7 +206,7 @@ func (a *attribution) redisListens(ls []listener, owners map[uint64]proc.Owner, 
 	return is
 }
 
-// connectionOf describes a connection for events.
+// ownerWord names a process for the core.
 func ownerWord(o *proc.Owner) string {
 	if o == nil {
 		return ""

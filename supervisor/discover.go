@@ -48,6 +48,8 @@ const (
 	// budgetBurst is how much CPU time for dumps may be saved up: enough for the
 	// first look at a node with many namespaces to take seconds, not minutes.
 	budgetBurst = 5 * time.Second
+	// lateDiscovery is how old a view may be before it is complained about.
+	lateDiscovery = 30 * time.Second
 	// firstLookShare is the share of one core that dumps may use while there are
 	// namespaces that were never looked into, as after the start.
 	firstLookShare = 0.2
@@ -68,6 +70,7 @@ type discovery struct {
 	budget   time.Duration // CPU time for dumps
 	spare    time.Duration // that part of it which full looks may take
 	budgetAt time.Duration
+	toldLate time.Duration
 	lastErr  string
 	lastTold time.Duration // when lastErr was logged
 	batch    []tcpstate.Connection
@@ -259,6 +262,11 @@ func (d *discovery) look(ctx context.Context, c *config.Config) (hot bool, err e
 		}
 	}
 	d.s.stats.oldestDump.Store(int64(oldest))
+	if oldest > lateDiscovery && now-d.toldLate > time.Minute {
+		d.toldLate = now
+		d.s.log.Warn("discovery is late: connections may be there that are not watched yet", "oldest_view", oldest.Round(time.Millisecond).String(),
+			"remedy", "a larger watch.dump_cpu, or CAP_PERFMON and tracefs so that births are heard")
+	}
 	return hot, nil
 }
 

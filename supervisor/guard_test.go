@@ -52,7 +52,7 @@ func startGuard(t *testing.T, c config.Config, dryRun bool) *guard {
 	g := &guard{t: t, disable: filepath.Join(t.TempDir(), "disable"), log: keepLog(t), news: make(chan struct{})}
 	s, err := supervisor.New(supervisor.Options{
 		Config: c, Log: slog.New(slog.NewTextHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Hub: hub, DryRun: dryRun, DisablePath: g.disable,
+		Hub: hub, DryRun: dryRun, DisablePath: g.disable, StateDir: t.TempDir(),
 	})
 	if err != nil {
 		t.Fatal(err)

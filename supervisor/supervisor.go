@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"sync"
@@ -49,6 +50,8 @@ type Options struct {
 	DryRun bool
 	// DisablePath replaces DisablePath if it is not empty.
 	DisablePath string
+	// StateDir replaces StateDir if it is not empty.
+	StateDir string
 	// MountDirs replaces the directories with mounted namespaces, see
 	// netns.Finder.
 	MountDirs []string
@@ -234,8 +237,9 @@ func (s *Supervisor) disabled() bool {
 	if path == "" {
 		path = DisablePath
 	}
+	// When we cannot tell, somebody may have switched us off.
 	_, err := os.Lstat(path)
-	return err == nil
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // watchMode is how far watching and everything that builds on it may go.

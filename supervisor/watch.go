@@ -76,6 +76,8 @@ type watcher struct {
 	wake     time.Duration
 	round    int
 	probeID  uint64
+	memory   *memory
+	recalled map[verdict.PathKey]bool // paths whose predecessor's probe was handed over
 	off      bool
 
 	// Kept for their memory.
@@ -105,6 +107,14 @@ func (s *Supervisor) watch(ctx context.Context) error {
 		s: s, thread: thread, spaces: map[netns.ID]*space{}, byKey: map[verdict.NS]*space{}, conns: map[verdict.ConnKey]*tracked{},
 	}
 	c := s.config()
+	dir := s.opt.StateDir
+	if dir == "" {
+		dir = StateDir
+	}
+	if w.memory, err = openMemory(dir); err != nil {
+		s.log.Warn("starting without what earlier probes have found", "error", err)
+	}
+	w.recalled = map[verdict.PathKey]bool{}
 	w.set = settings(c, 0)
 	w.core = verdict.New(w.set)
 	w.rec = openRecorder(c.Record, s.log)
@@ -142,6 +152,9 @@ func (w *watcher) loop(ctx context.Context) error {
 			nextAlive = now + time.Second
 			if s.opt.Alive != nil {
 				s.opt.Alive()
+			}
+			if err := w.memory.save(now, c.Probe.Baseline); err != nil {
+				s.log.Debug("cannot keep what probes have found for the next start", "error", err)
 			}
 		}
 		if off := s.watchMode(c) == config.Off || s.disabled(); off != w.off {
@@ -312,6 +325,11 @@ func (w *watcher) takeSpaces(list spaceList) {
 		}
 		delete(w.spaces, id)
 		delete(w.byKey, sp.key)
+		for p := range w.recalled {
+			if p.NS == sp.key {
+				delete(w.recalled, p)
+			}
+		}
 	}
 }
 
@@ -335,6 +353,7 @@ func (w *watcher) takeFound(ctx context.Context, f found) {
 		sp.conns[k.Cookie] = t
 		w.conns[t.key] = t
 		w.tell(t)
+		w.recall(sp, k.Remote)
 		w.in.Samples = append(w.in.Samples, sample(t.key, k))
 		ask = append(ask, &subject{key: t.key, ns: sp.ns, inode: k.Inode, uid: k.UID})
 	}
@@ -360,6 +379,18 @@ func (w *watcher) takeFound(ctx context.Context, f found) {
 	}
 }
 
+// recall hands over what an earlier run of the daemon has found out about a path.
+func (w *watcher) recall(sp *space, endpoint netip.AddrPort) {
+	path := verdict.PathKey{NS: sp.key, Endpoint: endpoint}
+	if sp.ns.ID.Cookie == 0 || w.recalled[path] {
+		return
+	}
+	w.recalled[path] = true
+	if p, ok := w.memory.recall(path, monotonic(), w.set.Baseline); ok {
+		w.in.Probes = append(w.in.Probes, p)
+	}
+}
+
 // tell introduces a connection to the core, or what has changed about it.
 func (w *watcher) tell(t *tracked) {
 	t.permit, t.why = w.s.permit(w.s.config(), &t.conn, &t.own)
@@ -380,6 +411,10 @@ func (w *watcher) takeAnswers(answers []answer) {
 func (w *watcher) takeResult(r result) {
 	switch {
 	case r.probe != nil:
+		if sp := w.byKey[r.probe.Path.NS]; sp != nil && sp.ns.ID.Cookie != 0 {
+			w.memory.note(r.probe)
+			w.recalled[r.probe.Path] = true
+		}
 		w.in.Probes = append(w.in.Probes, *r.probe)
 	case r.hop != nil:
 		w.in.NextHops = append(w.in.NextHops, *r.hop)

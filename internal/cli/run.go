@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
@@ -68,8 +69,9 @@ func run(ctx context.Context, stderr io.Writer, path string, dryRun bool) error 
 	level := new(slog.LevelVar)
 	level.Set(conf.Log.Level.Slog())
 	log := newLogger(stderr, conf.Log.Format, level)
+	hub := event.NewHub(keepEvents)
 	s, err := supervisor.New(supervisor.Options{
-		Config: conf, Log: log, Hub: event.NewHub(keepEvents), DryRun: dryRun, Alive: watchdog(),
+		Config: conf, Log: log, Hub: hub, DryRun: dryRun, Alive: watchdog(),
 	})
 	if err != nil {
 		return err
@@ -84,6 +86,7 @@ func run(ctx context.Context, stderr io.Writer, path string, dryRun bool) error 
 			case path == "" && errors.Is(err, fs.ErrNotExist):
 			case err != nil:
 				log.Error("the changed config is refused, the one before stays in force", "file", file, "error", err)
+				hub.Publish(event.Event{Time: time.Now().UTC(), Type: event.ConfigRefused, Text: err.Error()})
 			default:
 				level.Set(c.Log.Level.Slog())
 				s.Reconfigure(c)

@@ -177,7 +177,10 @@ func demo(ctx context.Context, guard string, out io.Writer) (err error) {
 			fmt.Fprintf(out, "%8s  %s\n", "0.0s", "---- server A vanishes without a word; the virtual address now leads to server B ----")
 		}
 		// Every two seconds when nothing happens, to keep it short.
-		since := now.Sub(fault)
+		since := max(now.Sub(fault), -before)
+		if happened {
+			since = max(since, 0)
+		}
 		if since > -2*time.Second && since < 4*time.Second || now.Sub(start).Milliseconds()/500%4 == 0 {
 			fmt.Fprintf(out, "%7.1fs  %-34s %-34s\n", since.Seconds(), clients[0].line(fault), clients[1].line(fault))
 		}
