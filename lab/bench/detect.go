@@ -68,6 +68,39 @@ func (p *pairs) writers(b *bench, conns int, interval time.Duration) ([]*lab.Cli
 	return list, err
 }
 
+// scene is a lab with a guard and writing clients that has been going on for
+// long enough.
+type scene struct {
+	*pairs
+	g       *guard
+	writing []*lab.Client // one per pair
+}
+
+// scene sets up n pairs of server and client, each client with so many
+// connections that write at the given interval, guarded under a profile.
+func (b *bench) scene(profile string, n, conns int, interval time.Duration) (*scene, error) {
+	p, err := b.pairs(n)
+	if err != nil {
+		return nil, err
+	}
+	s := &scene{pairs: p}
+	if s.g, err = b.start(fmt.Sprintf("profile = %q\n", profile)); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	if s.writing, err = p.writers(b, conns, interval); err == nil {
+		err = b.pass(warm)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	return s, nil
+}
+
+func (s *scene) close() error {
+	s.g.stop()
+	return s.Close()
+}
+
 // warm is how long traffic runs before the first fault: the guard has to have
 // seen the connections, made its first probes, and seen that the path is clean.
 const warm = 12 * time.Second
@@ -86,45 +119,33 @@ func (b *bench) back(c *lab.Client, after lab.Event) error {
 // silentLoss measures from the server's vanishing to the client's error.
 func (b *bench) silentLoss(profile string, downAfter time.Duration) error {
 	const atOnce = 10
-	p, err := b.pairs(atOnce)
+	s, err := b.scene(profile, atOnce, 2, 10*time.Millisecond)
 	if err != nil {
 		return err
 	}
-	defer p.Close()
-	g, err := b.start(fmt.Sprintf("profile = %q\n", profile))
-	if err != nil {
-		return err
-	}
-	defer g.stop()
-	clients, err := p.writers(b, 2, 10*time.Millisecond)
-	if err != nil {
-		return err
-	}
-	if err := b.pass(warm); err != nil {
-		return err
-	}
+	defer s.close()
 	var mu sync.Mutex
 	var took []time.Duration
 	for range b.runs(100) / atOnce {
-		if err := p.each(func(i int) error {
+		if err := s.each(func(i int) error {
 			if err := b.pass(rand.N(2 * time.Second)); err != nil {
 				return err
 			}
-			if err := p.servers[i].Vanish(); err != nil {
+			if err := s.servers[i].Vanish(); err != nil {
 				return err
 			}
 			lost := time.Now()
-			e, err := b.firstError(clients[i], lost)
+			e, err := b.firstError(s.writing[i], lost)
 			if err != nil {
 				return err
 			}
 			mu.Lock()
 			took = append(took, e.Time().Sub(lost))
 			mu.Unlock()
-			if err := p.servers[i].Return(); err != nil {
+			if err := s.servers[i].Return(); err != nil {
 				return err
 			}
-			if err := b.back(clients[i], e); err != nil {
+			if err := b.back(s.writing[i], e); err != nil {
 				return err
 			}
 			return b.pass(6 * time.Second) // up again, and probes paid back
@@ -152,43 +173,31 @@ func (b *bench) flow() error {
 
 func (b *bench) flowIn(profile string) error {
 	const atOnce = 10
-	p, err := b.pairs(atOnce)
+	s, err := b.scene(profile, atOnce, 2, 5*time.Millisecond)
 	if err != nil {
 		return err
 	}
-	defer p.Close()
-	g, err := b.start(fmt.Sprintf("profile = %q\n", profile))
-	if err != nil {
-		return err
-	}
-	defer g.stop()
-	clients, err := p.writers(b, 2, 5*time.Millisecond)
-	if err != nil {
-		return err
-	}
-	if err := b.pass(warm); err != nil {
-		return err
-	}
+	defer s.close()
 	var mu sync.Mutex
 	var took []time.Duration
 	for range max(1, b.runs(100)/atOnce) {
-		if err := p.each(func(i int) error {
+		if err := s.each(func(i int) error {
 			if err := b.pass(rand.N(2 * time.Second)); err != nil {
 				return err
 			}
-			undo, err := p.DropFlow(clients[i].Local(0), p.redis[i].Addr())
+			undo, err := s.DropFlow(s.writing[i].Local(0), s.redis[i].Addr())
 			if err != nil {
 				return err
 			}
 			cut := time.Now()
-			e, err := b.firstError(clients[i], cut)
+			e, err := b.firstError(s.writing[i], cut)
 			if err != nil {
 				return err
 			}
 			mu.Lock()
 			took = append(took, e.Time().Sub(cut))
 			mu.Unlock()
-			return errors.Join(undo(), b.back(clients[i], e), b.pass(4*time.Second))
+			return errors.Join(undo(), b.back(s.writing[i], e), b.pass(4*time.Second))
 		}); err != nil {
 			return err
 		}
@@ -201,30 +210,18 @@ func (b *bench) flowIn(profile string) error {
 
 // thousand measures how long it takes to reap 1,000 connections.
 func (b *bench) thousand() error {
-	p, err := b.pairs(1)
+	s, err := b.scene("balanced", 1, 1000, 500*time.Millisecond)
 	if err != nil {
 		return err
 	}
-	defer p.Close()
-	g, err := b.start("profile = \"balanced\"\n")
-	if err != nil {
-		return err
-	}
-	defer g.stop()
-	clients, err := p.writers(b, 1000, 500*time.Millisecond)
-	if err != nil {
-		return err
-	}
-	if err := b.pass(warm); err != nil {
-		return err
-	}
-	if err := p.servers[0].Vanish(); err != nil {
+	defer s.close()
+	if err := s.servers[0].Vanish(); err != nil {
 		return err
 	}
 	lost := time.Now()
 	failed := map[int]bool{}
 	var first, last time.Time
-	if _, err := clients[0].WaitEvent(b.ctx, func(e lab.Event) bool {
+	if _, err := s.writing[0].WaitEvent(b.ctx, func(e lab.Event) bool {
 		if e.Kind == lab.Error && e.T >= lost.UnixNano() && !failed[e.Conn] {
 			failed[e.Conn] = true
 			if first.IsZero() {
@@ -247,47 +244,37 @@ func (b *bench) pause() error {
 		profile string
 		pause   time.Duration
 	}{{"fast", 500 * time.Millisecond}, {"balanced", 1800 * time.Millisecond}} {
-		const atOnce = 10
-		p, err := b.pairs(atOnce)
-		if err != nil {
-			return err
-		}
-		err = func() error {
-			defer p.Close()
-			g, err := b.start(fmt.Sprintf("profile = %q\n", x.profile))
-			if err != nil {
-				return err
-			}
-			defer g.stop()
-			if _, err := p.writers(b, 3, 20*time.Millisecond); err != nil {
-				return err
-			}
-			if err := b.pass(warm); err != nil {
-				return err
-			}
-			n := b.runs(50)
-			for range max(1, n/atOnce) {
-				if err := p.each(func(i int) error {
-					if err := b.pass(rand.N(2 * time.Second)); err != nil {
-						return err
-					}
-					if err := p.servers[i].Vanish(); err != nil {
-						return err
-					}
-					<-time.After(x.pause)
-					return errors.Join(p.servers[i].Return(), b.pass(6*time.Second))
-				}); err != nil {
-					return err
-				}
-			}
-			reaped := g.count("connection.reaped/reaped")
-			b.add(reaped == 0, fmt.Sprintf("a pause of %v in `%s`: connections reaped", x.pause, x.profile), "0", "%d in %d pauses %s", reaped, max(1, n/atOnce)*atOnce, g.someReaps())
-			return nil
-		}()
-		if err != nil {
+		if err := b.pauseIn(x.profile, x.pause); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+func (b *bench) pauseIn(profile string, pause time.Duration) error {
+	const atOnce = 10
+	s, err := b.scene(profile, atOnce, 3, 20*time.Millisecond)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	rounds := max(1, b.runs(50)/atOnce)
+	for range rounds {
+		if err := s.each(func(i int) error {
+			if err := b.pass(rand.N(2 * time.Second)); err != nil {
+				return err
+			}
+			if err := s.servers[i].Vanish(); err != nil {
+				return err
+			}
+			<-time.After(pause)
+			return errors.Join(s.servers[i].Return(), b.pass(6*time.Second))
+		}); err != nil {
+			return err
+		}
+	}
+	reaped := s.g.count("connection.reaped/reaped")
+	b.add(reaped == 0, fmt.Sprintf("a pause of %v in `%s`: connections reaped", pause, profile), "0", "%d in %d pauses %s", reaped, rounds*atOnce, s.g.someReaps())
 	return nil
 }
 
@@ -350,43 +337,31 @@ func (b *bench) noFalseReap(kind string) error {
 
 // busyServer measures that a frozen server and a closed window harm nobody.
 func (b *bench) busyServer() error {
-	p, err := b.pairs(1)
+	s, err := b.scene("fast", 1, 20, 10*time.Millisecond)
 	if err != nil {
 		return err
 	}
-	defer p.Close()
-	g, err := b.start("profile = \"fast\"\n")
-	if err != nil {
-		return err
-	}
-	defer g.stop()
-	clients, err := p.writers(b, 20, 10*time.Millisecond)
-	if err != nil {
-		return err
-	}
-	if err := b.pass(warm); err != nil {
-		return err
-	}
-	if err := p.redis[0].Freeze(); err != nil {
+	defer s.close()
+	if err := s.redis[0].Freeze(); err != nil {
 		return err
 	}
 	<-time.After(5 * time.Second)
-	if err := p.redis[0].Thaw(); err != nil {
+	if err := s.redis[0].Thaw(); err != nil {
 		return err
 	}
 	if err := b.pass(3 * time.Second); err != nil {
 		return err
 	}
-	reaped := g.count("connection.reaped/reaped")
-	b.add(reaped == 0 && len(clients[0].Totals().Errors) == 0, "a server frozen for 5 s, `fast`: connections reaped", "0", "%d of 20; errors %v", reaped, clients[0].Totals().Errors)
-	return b.closedWindow(p, g)
+	reaped := s.g.count("connection.reaped/reaped")
+	b.add(reaped == 0 && len(s.writing[0].Totals().Errors) == 0, "a server frozen for 5 s, `fast`: connections reaped", "0", "%d of 20; errors %v", reaped, s.writing[0].Totals().Errors)
+	return b.closedWindow(s)
 }
 
 // closedWindow lets a client write into a server that does not read for 10 s.
-func (b *bench) closedWindow(p *pairs, g *guard) error {
-	before := g.count("connection.reaped/reaped")
-	addr := netip.AddrPortFrom(p.servers[0].Addr, redisPort+1) // watched by default as well
-	ln, err := p.servers[0].Listen(b.ctx, "tcp4", addr.String())
+func (b *bench) closedWindow(s *scene) error {
+	before := s.g.count("connection.reaped/reaped")
+	addr := netip.AddrPortFrom(s.servers[0].Addr, redisPort+1) // watched by default as well
+	ln, err := s.servers[0].Listen(b.ctx, "tcp4", addr.String())
 	if err != nil {
 		return err
 	}
@@ -414,7 +389,7 @@ func (b *bench) closedWindow(p *pairs, g *guard) error {
 			}()
 		}
 	}()
-	conn, err := p.clients[0].Dial(b.ctx, "tcp4", addr.String())
+	conn, err := s.pairs.clients[0].Dial(b.ctx, "tcp4", addr.String())
 	if err != nil {
 		return err
 	}
@@ -441,7 +416,7 @@ func (b *bench) closedWindow(p *pairs, g *guard) error {
 		}
 	}
 	werr := <-written
-	reaped := g.count("connection.reaped/reaped") - before
+	reaped := s.g.count("connection.reaped/reaped") - before
 	b.add(reaped == 0 && werr == nil && got == size, "a server with a closed window for 10 s, `fast`: connections reaped", "0", "%d; all %d MiB arrived: %v", reaped, size>>20, got == size)
 	return nil
 }
