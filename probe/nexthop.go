@@ -67,7 +67,43 @@ func Way(ctx context.Context, addr netip.Addr) (NextHop, error) {
 		// No route: the application's segments cannot leave either.
 		return NextHop{LinkDown: errors.Is(err, unix.ENETUNREACH), Gateway: Unknown, Detail: fmt.Sprintf("no route to %v: %v", addr, err)}, nil
 	}
-	r := routes[0]
+	return look(ctx, h, routes[0], addr)
+}
+
+// Uplink looks at the default route of the namespace of the calling thread, of
+// addr's family or else of the other one. What is wrong with the way to some
+// address tells nothing about the node: an empty bridge has no carrier, and not
+// every node has IPv6. Without a default route nothing is known.
+func Uplink(ctx context.Context, addr netip.Addr) (NextHop, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return NextHop{}, fmt.Errorf("cannot look at the default route: %w", err)
+	}
+	defer h.Close()
+	if err := h.SetSocketTimeout(2 * time.Second); err != nil {
+		return NextHop{}, fmt.Errorf("cannot look at the default route: %w", err)
+	}
+	families := []int{netlink.FAMILY_V4, netlink.FAMILY_V6}
+	if addr.Is6() {
+		families[0], families[1] = families[1], families[0]
+	}
+	for _, family := range families {
+		routes, err := h.RouteListFiltered(family, &netlink.Route{Dst: nil}, netlink.RT_FILTER_DST)
+		if err != nil {
+			return NextHop{}, fmt.Errorf("cannot look at the default route: %w", err)
+		}
+		for _, r := range routes {
+			if r.Gw != nil && r.LinkIndex != 0 {
+				return look(ctx, h, r, netip.Addr{})
+			}
+		}
+	}
+	return NextHop{Gateway: Unknown, Detail: "no default route"}, nil
+}
+
+// look looks at the link and the neighbours of a route. Without addr only its
+// gateway is asked.
+func look(ctx context.Context, h *netlink.Handle, r netlink.Route, addr netip.Addr) (NextHop, error) {
 	link, err := h.LinkByIndex(r.LinkIndex)
 	if err != nil {
 		return NextHop{}, fmt.Errorf("cannot look at the link toward %v: %w", addr, err)

@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"strings"
@@ -180,11 +181,12 @@ func (s *Socket) Ask(ctx context.Context, connected time.Duration) Result {
 	s.file.SetDeadline(time.Now().Add(s.cfg.Timeout))
 	stop := context.AfterFunc(ctx, func() { s.file.SetDeadline(time.Now()) })
 	defer stop()
-	if _, err := s.file.WriteString(ping); err != nil {
-		return result(CouldNotTell, "connected, then: "+cause(err))
-	}
 	var buf [64]byte
-	n, err := s.read(ctx, buf[:])
+	n := 0
+	_, err := s.file.WriteString(ping)
+	if err == nil {
+		n, err = s.read(ctx, buf[:])
+	}
 	switch {
 	case n > 0:
 		return result(Alive, describe(buf[:n]))
@@ -193,9 +195,13 @@ func (s *Socket) Ask(ctx context.Context, connected time.Duration) Result {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return result(Unresponsive, fmt.Sprintf("connected, but no reply within %v", s.cfg.Timeout))
 	}
-	// A proxy without a backend closes like this; so does a TLS server that
-	// does not bother with an alert.
-	return result(CouldNotTell, "connected, then closed without a reply")
+	if err == nil || errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
+		// Somebody does not like the PING: OpenSSL, and so Redis with TLS, closes
+		// or resets a connection that does not begin with a handshake. Whoever
+		// hung up is there.
+		return result(Alive, "hung up on a PING in plain text, as TLS servers do")
+	}
+	return result(CouldNotTell, "connected, then: "+cause(err))
 }
 
 func (s *Socket) read(ctx context.Context, buf []byte) (n int, err error) {

@@ -52,6 +52,10 @@ func (w *watcher) reapIn(sp *space, list []verdict.Reap) error {
 		if errors.Is(err, netns.ErrStranded) {
 			return err
 		}
+		if errors.Is(err, netns.ErrGone) {
+			sp.lost = true
+			w.s.askRefresh()
+		}
 		if err != nil {
 			fail(err)
 		}
@@ -123,6 +127,8 @@ func lastLook(now *tcpstate.Result, r *verdict.Reap) (verdict.ReapOutcome, error
 		return verdict.ReapGone, nil
 	case now.Err != nil:
 		return verdict.ReapFailed, now.Err
+	case !now.HasInfo:
+		return verdict.ReapFailed, errors.New("the kernel tells too little about it")
 	case now.Info.SegsIn != r.SegsIn:
 		return verdict.ReapSpared, errors.New("its peer was heard since the verdict")
 	case now.State != tcpstate.Established && now.State != tcpstate.SynSent:
@@ -199,14 +205,14 @@ func (w *watcher) send(e event.Event, key verdict.ConnKey) {
 	case verdict.ConnectionStalled, verdict.EndpointSuspect:
 		level = slog.LevelDebug
 	case verdict.ConnectionReaped:
-		// During an outage clients keep connecting; their ends fill the audit
-		// file, not everybody's log.
 		level = slog.LevelWarn
-		if e.Evidence != nil && e.Evidence.Rule == verdict.RuleSyn {
-			level = slog.LevelDebug
-		}
 	case verdict.EndpointDown, verdict.GuardDoubt, verdict.GuardBreaker, verdict.ClientNotBack:
 		level = slog.LevelWarn
+	}
+	if e.Connection != nil && e.Evidence != nil && e.Evidence.Rule == verdict.RuleSyn {
+		// During an outage clients keep connecting; what becomes of it fills
+		// the audit file, not everybody's log.
+		level = slog.LevelDebug
 	}
 	attrs := []slog.Attr{slog.Uint64("seq", e.Seq)}
 	if e.Endpoint.IsValid() {
@@ -266,14 +272,21 @@ func (w *watcher) probe(ctx context.Context, p verdict.PathKey) {
 	if sp == nil {
 		return
 	}
+	if !w.s.errands.take() {
+		w.s.stats.skippedErrands.Add(1)
+		pr.Ended, pr.Detail = monotonic(), "too many probes are under way"
+		w.in.Probes = append(w.in.Probes, pr)
+		return
+	}
 	c := w.s.config()
 	sock, err := probe.In(w.thread, sp.ns, p.Endpoint, probe.Config{Timeout: c.Probe.Timeout, Mark: c.Probe.Mark})
 	if err != nil {
+		w.s.errands.give()
 		pr.Ended, pr.Detail = monotonic(), err.Error()
 		w.in.Probes = append(w.in.Probes, pr)
 		return
 	}
-	started := w.s.errands.run(ctx, func(ctx context.Context) {
+	w.s.errands.start(ctx, func(ctx context.Context) {
 		done := pr
 		took, failed := sock.Connect(ctx)
 		r := probe.Result{}
@@ -290,13 +303,6 @@ func (w *watcher) probe(ctx context.Context, p verdict.PathKey) {
 		w.s.log.Debug("probe", "endpoint", p.Endpoint, "namespace", sp.ns.Name, "outcome", r.Outcome.String(), "detail", r.Detail, "took", done.Ended-done.Started)
 		w.s.deliver(ctx, result{probe: &done})
 	})
-	if !started {
-		sock.Close()
-		w.s.stats.skippedErrands.Add(1)
-		pr.Ended, pr.Detail = monotonic(), "too many probes are under way"
-		w.in.Probes = append(w.in.Probes, pr)
-		return
-	}
 	w.s.stats.probes.Add(1)
 	pr.Outcome = verdict.Pending
 	w.in.Probes = append(w.in.Probes, pr)
@@ -314,11 +320,17 @@ func (w *watcher) nextHop(ctx context.Context, p verdict.PathKey) {
 	if sp == nil {
 		return
 	}
-	ns := sp.ns
-	if !w.s.errands.run(ctx, func(ctx context.Context) {
+	ns, host := sp.ns, sp.key == w.hostNS
+	if !w.s.looks.run(ctx, func(ctx context.Context) {
 		hop := verdict.NextHop{Path: p, At: monotonic(), Gateway: verdict.NeighbourUnknown}
 		err := netns.Do(ns, func() error {
-			way, err := probe.Way(ctx, p.Endpoint.Addr())
+			look := probe.Way
+			if host {
+				// The host is judged by its own way out, not by the way to an
+				// endpoint that anybody may have chosen.
+				look = probe.Uplink
+			}
+			way, err := look(ctx, p.Endpoint.Addr())
 			if err != nil {
 				return err
 			}
@@ -350,7 +362,7 @@ func (w *watcher) others(ctx context.Context, o verdict.OthersWanted) {
 		return
 	}
 	ns, ports := sp.ns, w.s.config().Watch.Ports
-	if !w.s.errands.run(ctx, func(ctx context.Context) {
+	if !w.s.looks.run(ctx, func(ctx context.Context) {
 		window := monotonic() - o.Since
 		res := verdict.Others{NS: o.Path.NS, At: monotonic(), Window: window}
 		err := netns.Do(ns, func() error {

@@ -15,6 +15,7 @@ import (
 type subject struct {
 	key   verdict.ConnKey
 	ns    netns.Namespace
+	id    tcpstate.ID
 	inode uint32
 	uid   uint32
 }
@@ -28,7 +29,10 @@ type answer struct {
 const (
 	// attributeGather is how long the attributor waits for more to ask in the
 	// same pass over /proc: clients open their pools in bursts.
-	attributeGather = 50 * time.Millisecond
+	attributeGather = 100 * time.Millisecond
+	// attributeShare is the share of the time that passes over /proc may take:
+	// connections that come and go too fast to be found cost a full one each.
+	attributeShare = 0.2
 	// attributeBudget bounds one pass. 100,000 descriptors take some 100 ms; a
 	// node where a pass takes longer is told of the rest at the next try.
 	attributeBudget = 2 * time.Second
@@ -71,7 +75,9 @@ func (s *Supervisor) attribute(ctx context.Context) error {
 				return nil
 			}
 		}
+		began := monotonic()
 		answers, again := a.resolve(ctx, batch)
+		rest := time.After(time.Duration(float64(monotonic()-began) * (1 - attributeShare) / attributeShare))
 		select {
 		case s.answered <- answers:
 		case <-ctx.Done():
@@ -83,6 +89,11 @@ func (s *Supervisor) attribute(ctx context.Context) error {
 			}
 			wait = append(wait, again...)
 		}
+		select {
+		case <-rest:
+		case <-ctx.Done():
+			return nil
+		}
 	}
 }
 
@@ -92,7 +103,7 @@ type attribution struct {
 	socket     tcpstate.Socket
 	attributor *proc.Attributor
 	users      users
-	tries      map[verdict.ConnKey]int
+	tries      map[verdict.ConnKey]int // of those that are tried again
 }
 
 // listener is a listening socket of a namespace.
@@ -107,21 +118,31 @@ type listener struct {
 func (a *attribution) resolve(ctx context.Context, batch []*subject) (answers []answer, again []*subject) {
 	want := map[proc.NSKey][]uint64{}
 	listeners := map[proc.NSKey][]listener{}
+	spaces := map[proc.NSKey][]*subject{}
 	for _, sub := range batch {
 		key := proc.NSKey{Dev: sub.ns.ID.Dev, Ino: sub.ns.ID.Inode}
-		if _, ok := listeners[key]; !ok {
-			l, err := a.listeners(sub.ns)
-			if err != nil {
-				a.s.log.Debug("cannot list listening sockets", "namespace", sub.ns, "error", err)
-				again = append(again, sub)
-				continue
-			}
-			listeners[key] = l
-			for _, x := range l {
-				want[key] = append(want[key], x.inode)
-			}
+		spaces[key] = append(spaces[key], sub)
+	}
+	batch = batch[:0]
+	for key, subs := range spaces {
+		alive, ls, err := a.survey(subs[0].ns, subs)
+		if err != nil {
+			// Gone, or without a way in just now: the watcher asks again if
+			// the connections are still there.
+			a.s.log.Debug("cannot look into a namespace for owners", "namespace", subs[0].ns, "error", err)
+			continue
 		}
-		want[key] = append(want[key], uint64(sub.inode))
+		listeners[key] = ls
+		for _, l := range ls {
+			want[key] = append(want[key], l.inode)
+		}
+		for _, sub := range alive {
+			want[key] = append(want[key], uint64(sub.inode))
+			batch = append(batch, sub)
+		}
+	}
+	if len(batch) == 0 {
+		return nil, nil
 	}
 	budget, cancel := context.WithTimeout(ctx, attributeBudget)
 	defer cancel()
@@ -132,10 +153,7 @@ func (a *attribution) resolve(ctx context.Context, batch []*subject) (answers []
 	ports := a.s.config().Watch.Ports
 	for _, sub := range batch {
 		key := proc.NSKey{Dev: sub.ns.ID.Dev, Ino: sub.ns.ID.Inode}
-		ls, ok := listeners[key]
-		if !ok {
-			continue // tried again
-		}
+		ls := listeners[key]
 		a.s.stats.attributions.Add(1)
 		own := ownership{asked: true, listens: a.redisListens(ls, owners, ports), user: a.users.name(sub.uid)}
 		if o, ok := owners[uint64(sub.inode)]; ok {
@@ -155,20 +173,35 @@ func (a *attribution) resolve(ctx context.Context, batch []*subject) (answers []
 	return answers, again
 }
 
-// listeners lists the listening TCP sockets of ns.
-func (a *attribution) listeners(ns netns.Namespace) ([]listener, error) {
-	var list []listener
-	err := a.thread.Visit(ns, func() error {
+// survey lists the listening TCP sockets of ns, and those of its subjects that are
+// still there: nobody holds the others, and to look for them costs a full pass.
+func (a *attribution) survey(ns netns.Namespace, subs []*subject) (alive []*subject, list []listener, err error) {
+	ids := make([]tcpstate.ID, len(subs))
+	for i, sub := range subs {
+		ids[i] = sub.id
+	}
+	out := make([]tcpstate.Result, len(ids))
+	err = a.thread.Visit(ns, func() error {
 		if err := a.socket.Open(); err != nil {
 			return err
 		}
 		defer a.socket.Close()
+		if err := a.socket.Get(ids, out); err != nil {
+			return err
+		}
 		return a.socket.Dump(tcpstate.Filter{States: tcpstate.Mask(tcpstate.Listen)}, func(c *tcpstate.Connection) error {
 			list = append(list, listener{c.Local.Port(), uint64(c.Inode)})
 			return nil
 		})
 	})
-	return list, err
+	for i, sub := range subs {
+		if out[i].Err == nil && out[i].Inode != 0 {
+			alive = append(alive, sub)
+		} else {
+			delete(a.tries, sub.key)
+		}
+	}
+	return alive, list, err
 }
 
 // redisItself tells why the owner of a connection is taken for a Redis server.

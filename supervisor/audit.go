@@ -217,23 +217,44 @@ type errands struct {
 	slots chan struct{}
 }
 
-// maxErrands bounds probes and looks under way at once.
-const maxErrands = 64
+// maxProbes bounds the probes under way at once, maxLooks the looks at next hops
+// and other connections. They do not share their places: in an outage probes last
+// long, and the looks say whether it is one.
+const (
+	maxProbes = 64
+	maxLooks  = 16
+)
 
-func (e *errands) init() { e.slots = make(chan struct{}, maxErrands) }
+func (e *errands) init(most int) { e.slots = make(chan struct{}, most) }
 
 // run does fn on a goroutine of its own; false says that there are too many.
 func (e *errands) run(ctx context.Context, fn func(context.Context)) bool {
+	if !e.take() {
+		return false
+	}
+	e.start(ctx, fn)
+	return true
+}
+
+// take takes a place, if there is one; start or give must follow.
+func (e *errands) take() bool {
 	select {
 	case e.slots <- struct{}{}:
+		return true
 	default:
 		return false
 	}
+}
+
+// give gives the place back.
+func (e *errands) give() { <-e.slots }
+
+// start does fn on a goroutine of its own in the place taken.
+func (e *errands) start(ctx context.Context, fn func(context.Context)) {
 	e.wg.Go(func() {
-		defer func() { <-e.slots }()
+		defer e.give()
 		fn(ctx)
 	})
-	return true
 }
 
 func (e *errands) wait() { e.wg.Wait() }

@@ -132,8 +132,6 @@ func TestStartedInTheMiddleOfAFault(t *testing.T) {
 
 	// An outage that began while no daemon ran: what its predecessor's probes
 	// have found lets it call the endpoint down.
-	pass(memorySaved)
-	d.kill()
 	must(t, w.server.Vanish())
 	lost := time.Now()
 	pass(700 * time.Millisecond)

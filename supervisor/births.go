@@ -93,6 +93,7 @@ func (d *discovery) readBirths() (unknown bool) {
 		return false
 	}
 	now := monotonic()
+	unexplained, loopback := false, d.s.config().Watch.Loopback
 	byKey := map[key]*viewed{}
 	space := func(k key) *viewed {
 		if len(byKey) == 0 {
@@ -104,6 +105,9 @@ func (d *discovery) readBirths() (unknown bool) {
 	}
 	lost := b.from.Read(func(x tcpstate.Birth) {
 		d.s.stats.births.Add(1)
+		if x.Remote.Addr().IsLoopback() && !loopback {
+			return // such as a health check's, many a second perhaps
+		}
 		if x.State == tcpstate.SynSent {
 			var st unix.Stat_t
 			if unix.Stat(d.s.procPath(x.TID, "ns/net"), &st) != nil || len(b.starting) >= maxStarting {
@@ -115,7 +119,7 @@ func (d *discovery) readBirths() (unknown bool) {
 		s, ok := b.starting[x.Socket]
 		delete(b.starting, x.Socket)
 		if !ok {
-			d.unexplained(x, now)
+			unexplained = true
 			return
 		}
 		v := space(s.ns)
@@ -128,6 +132,9 @@ func (d *discovery) readBirths() (unknown bool) {
 		}
 		b.born[v.ns.ID] = append(b.born[v.ns.ID], tcpstate.ID{Local: x.Local, Remote: x.Remote})
 	})
+	if unexplained {
+		d.unexplained(now)
+	}
 	if lost > 0 {
 		d.s.stats.birthsLost.Add(int64(lost))
 		for _, v := range d.spaces {
@@ -166,9 +173,9 @@ func (d *discovery) adopt() {
 	b.foundlings = b.foundlings[:0]
 }
 
-// unexplained handles the birth of a connection whose connect was not seen or
-// whose thread ended: it is in one of the namespaces that have opened some.
-func (d *discovery) unexplained(x tcpstate.Birth, now time.Duration) {
+// unexplained handles births of connections whose connect was not seen or whose
+// thread ended: they are in some of the namespaces that have opened some.
+func (d *discovery) unexplained(now time.Duration) {
 	for _, v := range d.spaces {
 		if v.dirty != 0 && !v.full {
 			continue

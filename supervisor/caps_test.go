@@ -85,7 +85,7 @@ func TestMissingCapabilities(t *testing.T) {
 func TestTheEndIsQuickInTheMiddleOfAnOutage(t *testing.T) {
 	w := newWorld(t)
 	w.run(w.client, lab.Writer, w.redis.Addr(), 3)
-	d := startDaemon(t, daemonConfig{lines: []string{`probe.timeout = "5s"`}})
+	d := startDaemon(t, daemonConfig{lines: []string{`probe.timeout = "1500ms"`}})
 	d.probed(w.redis.Addr().String())
 	must(t, w.server.Vanish())
 	// Clients connect in vain, and probes wait for an answer.

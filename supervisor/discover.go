@@ -112,6 +112,9 @@ func (s *Supervisor) discover(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-s.restart:
+			d.spaces = map[netns.ID]*viewed{}
+			nextSpaces, nextLook = 0, 0
 		case <-s.refresh:
 			nextSpaces = min(nextSpaces, monotonic()+50*time.Millisecond)
 		case id := <-s.hot:

@@ -1,7 +1,9 @@
 package supervisor
 
 import (
+	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -48,6 +50,8 @@ func (s *Supervisor) permit(c *config.Config, k *tcpstate.Connection, o *ownersh
 		return no("MPTCP connections cannot be ended one by one")
 	case k.Inode == 0:
 		return no("no application holds it any more")
+	case o.owner != nil && o.owner.Process.PID == os.Getpid():
+		return no("it is our own")
 	case s.powerless:
 		return no(whyPrivilege)
 	case !o.asked:
@@ -83,6 +87,10 @@ func excluded(c *config.Config, o *ownership, uid uint32) string {
 	if config.MatchAny(x.Users, id) || config.MatchAny(x.Users, o.user) {
 		return "excluded: user " + id
 	}
+	if o.user == "" && slices.ContainsFunc(x.Users, func(u string) bool { return !numeric(u) }) {
+		// A name that only a directory service knows, perhaps one of those.
+		return "the name of user " + id + " is not known, and [exclude] names some"
+	}
 	if o.owner == nil {
 		return ""
 	}
@@ -101,6 +109,11 @@ func excluded(c *config.Config, o *ownership, uid uint32) string {
 		return "the name of pod " + w.PodUID + " is not known, and [exclude] names some"
 	}
 	return ""
+}
+
+// numeric says whether a pattern can only mean a user's number.
+func numeric(pattern string) bool {
+	return strings.Trim(pattern, "0123456789") == ""
 }
 
 // users caches the names of users.

@@ -2,11 +2,13 @@ package supervisor
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/redisguard/redisguard/verdict"
@@ -18,8 +20,9 @@ import (
 // cookie, which one boot never uses twice) could reach which endpoint, and when.
 
 // StateDir is where the daemon keeps what a restart should not lose. It is on a
-// file system that a reboot empties.
-const StateDir = "/run/redisguard"
+// file system that a reboot empties, and nobody else's: not the directory of the
+// socket, which pods may mount.
+const StateDir = "/run/redisguard-state"
 
 const (
 	memoryFile    = "probes.json"
@@ -69,11 +72,15 @@ func openMemory(dir string) (*memory, error) {
 		return m, fmt.Errorf("cannot tell this boot from others: %w", err)
 	}
 	m.boot = strings.TrimSpace(string(boot))
-	st, err := os.Stat(m.path)
+	st, err := os.Lstat(m.path)
 	if os.IsNotExist(err) {
 		return m, nil
 	}
-	if err == nil && st.Size() > memoryMax {
+	switch {
+	case err != nil:
+	case !st.Mode().IsRegular() || st.Mode().Perm()&0o022 != 0 || st.Sys().(*syscall.Stat_t).Uid != uint32(os.Geteuid()):
+		err = errors.New("it is not a file of ours alone")
+	case st.Size() > memoryMax:
 		err = fmt.Errorf("%d bytes are too many", st.Size())
 	}
 	var b []byte
@@ -144,11 +151,20 @@ func (m *memory) save(now, within time.Duration) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(m.path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(m.path), 0o700); err != nil {
 		return err
 	}
 	tmp := m.path + ".new"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+	if err := os.Remove(tmp); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	// O_EXCL follows no link that somebody may have laid there.
+	out, err := os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = out.Write(b)
+	if err = errors.Join(err, out.Close()); err != nil {
 		return err
 	}
 	return os.Rename(tmp, m.path)

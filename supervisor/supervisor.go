@@ -80,7 +80,9 @@ type Supervisor struct {
 	results  chan result     // errands to watcher
 	hot      chan netns.ID   // watcher to discoverer: look here soon
 	refresh  chan struct{}   // watcher to discoverer: a way in is broken; room for one
-	errands  errands
+	restart  chan struct{}   // watcher to discoverer: forget what was seen; room for one
+	errands  errands         // probes
+	looks    errands         // at next hops and other connections
 
 	stats stats
 }
@@ -140,8 +142,10 @@ func New(opt Options) (*Supervisor, error) {
 		results:  make(chan result, 64),
 		hot:      make(chan netns.ID, 256),
 		refresh:  make(chan struct{}, 1),
+		restart:  make(chan struct{}, 1),
 	}
-	s.errands.init()
+	s.errands.init(maxProbes)
+	s.looks.init(maxLooks)
 	s.conf.Store(&opt.Config)
 	s.caps = tcpstate.ProbeCapabilities()
 	if s.caps.Dump.Support == tcpstate.NotSupported {
@@ -208,6 +212,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	<-ctx.Done()
 	wg.Wait()
 	s.errands.wait()
+	s.looks.wait()
 	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}

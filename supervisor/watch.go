@@ -32,6 +32,12 @@ const (
 	// perTick is how many connections are looked at at every tick in quiet
 	// times, all of them if there are no more. 500 looks are some 0.8 ms.
 	perTick = 500
+	// maxPerSpace bounds the connections watched in one namespace, so that no
+	// workload can use up what is there for all.
+	maxPerSpace = 20_000
+	// askAgain is how often the owners of connections are looked for again that
+	// could not be found.
+	askAgain = 15 * time.Second
 	// suspectsPerTick bounds the looks at suspect paths per tick, where there
 	// are more connections than perTick; suspectsPerPath those at one path. The
 	// paths take turns.
@@ -57,6 +63,7 @@ type space struct {
 	conns map[uint64]*tracked
 	due   time.Duration // when everyone in it is to be looked at again
 	lost  bool          // its way in is broken; the discoverer looks for another
+	full  bool          // it was said that it has too many connections
 }
 
 // watcher is the state of the watching loop.
@@ -76,6 +83,7 @@ type watcher struct {
 	wake     time.Duration
 	round    int
 	probeID  uint64
+	nextAsk  time.Duration
 	memory   *memory
 	recalled map[verdict.PathKey]bool // paths whose predecessor's probe was handed over
 	off      bool
@@ -152,6 +160,10 @@ func (w *watcher) loop(ctx context.Context) error {
 			nextAlive = now + time.Second
 			if s.opt.Alive != nil {
 				s.opt.Alive()
+			}
+			if now >= w.nextAsk {
+				w.nextAsk = now + askAgain
+				w.askUnknown()
 			}
 			if err := w.memory.save(now, c.Probe.Baseline); err != nil {
 				s.log.Debug("cannot keep what probes have found for the next start", "error", err)
@@ -232,14 +244,14 @@ func (w *watcher) step(ctx context.Context) error {
 		if err := w.reap(out.Reap); err != nil {
 			return err
 		}
-		for _, p := range out.Probe {
-			w.probe(ctx, p)
-		}
 		for _, p := range out.NextHop {
 			w.nextHop(ctx, p)
 		}
 		for _, o := range out.Others {
 			w.others(ctx, o)
+		}
+		for _, p := range out.Probe {
+			w.probe(ctx, p)
 		}
 		if len(w.in.Reaped) == 0 && len(w.in.Probes) == 0 {
 			break
@@ -289,7 +301,11 @@ func (w *watcher) switchOff(off bool) {
 	if off {
 		text = "redisguard is off: nothing is watched and nothing touched"
 	} else {
-		w.s.askRefresh()
+		// It goes on looking while we still believe to be off: once more.
+		select {
+		case w.s.restart <- struct{}{}:
+		default:
+		}
 	}
 	w.announce(text)
 }
@@ -335,9 +351,20 @@ func (w *watcher) takeSpaces(list spaceList) {
 
 // takeFound adds connections that were not known.
 func (w *watcher) takeFound(ctx context.Context, f found) {
-	sp := w.spaces[f.ns]
-	if sp == nil || w.off {
+	if w.off {
 		return
+	}
+	sp := w.spaces[f.ns]
+	if sp == nil {
+		// The list that names it was sent before, on another channel.
+		select {
+		case list := <-w.s.spaces:
+			w.takeSpaces(list)
+		default:
+		}
+		if sp = w.spaces[f.ns]; sp == nil {
+			return // gone meanwhile
+		}
 	}
 	c := w.s.config()
 	var ask []*subject
@@ -349,13 +376,20 @@ func (w *watcher) takeFound(ctx context.Context, f found) {
 		if !slices.Contains(c.Watch.Ports, k.Remote.Port()) || !wanted(c, k) {
 			continue // dumped under an older config
 		}
+		if len(sp.conns) >= maxPerSpace {
+			if !sp.full {
+				sp.full = true
+				w.s.log.Warn("a namespace has more connections to watched ports than are watched", "namespace", sp.ns, "watched", maxPerSpace)
+			}
+			break
+		}
 		t := &tracked{key: verdict.ConnKey{NS: sp.key, Cookie: k.Cookie}, space: sp, conn: *k}
 		sp.conns[k.Cookie] = t
 		w.conns[t.key] = t
 		w.tell(t)
 		w.recall(sp, k.Remote)
 		w.in.Samples = append(w.in.Samples, sample(t.key, k))
-		ask = append(ask, &subject{key: t.key, ns: sp.ns, inode: k.Inode, uid: k.UID})
+		ask = append(ask, subjectOf(t))
 	}
 	if len(ask) == 0 {
 		return
@@ -378,6 +412,35 @@ func (w *watcher) takeFound(ctx context.Context, f found) {
 		}
 	}
 }
+
+func subjectOf(t *tracked) *subject {
+	return &subject{key: t.key, ns: t.space.ns, id: t.conn.ID, inode: t.conn.Inode, uid: t.conn.UID}
+}
+
+// askUnknown asks once more whose the connections are that nobody could tell: a
+// namespace may have been without a way in, a pod without its name.
+func (w *watcher) askUnknown() {
+	var ask []*subject
+	for _, t := range w.conns {
+		o := &t.own
+		if t.conn.Inode != 0 && (!o.asked || o.owner == nil || o.owner.Workload.PodUID != "" && o.owner.PodName == "") {
+			if ask = append(ask, subjectOf(t)); len(ask) == maxAskAgain {
+				break
+			}
+		}
+	}
+	if len(ask) == 0 {
+		return
+	}
+	select {
+	case w.s.ask <- ask:
+	default: // busy: the next time
+	}
+}
+
+// maxAskAgain bounds a second question; maps are walked in another order each
+// time, so everybody's turn comes.
+const maxAskAgain = 1000
 
 // recall hands over what an earlier run of the daemon has found out about a path.
 func (w *watcher) recall(sp *space, endpoint netip.AddrPort) {

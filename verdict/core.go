@@ -161,6 +161,7 @@ type conn struct {
 	asleep   time.Duration // sent data that was acknowledged but not replied to since then; 0 is none
 	reap     reapState
 	failures int
+	again    time.Duration // not to be reaped before, since it failed
 }
 
 type reapState uint8
@@ -190,6 +191,8 @@ type path struct {
 	surveyed uint64
 	suspect  time.Duration // since when it is suspect; 0 is not
 	down     bool
+	pooled   bool // down because another path is
+	rise     int  // probes alive in a row while down
 	downAt   time.Duration
 	empty    time.Duration // since when a path that is down has had no connection
 	evidence Evidence
@@ -211,7 +214,6 @@ type endpoint struct {
 	tokAt                time.Duration
 	asked                time.Duration // when the last probe was asked for
 	gap                  time.Duration // pause between probes while down, or while quiet
-	rise                 int           // probes alive in a row while down
 
 	frozenSince time.Duration // first probe that got no reply; 0 is none
 	frozenTold  bool
@@ -226,6 +228,7 @@ type space struct {
 	told        bool
 	paths       int
 	looked      time.Duration // at the host's way out, in the host's space
+	othersSince time.Duration // since when other connections have stalled too; 0 is not
 	othersAsked time.Duration // when Others was last asked for; 0 is never
 }
 
@@ -454,6 +457,7 @@ func (c *Core) heard(k *conn, s *Sample) {
 	k.setWaiting(false)
 	k.heard, k.base, k.counted, k.baseOut = at, s.TotalRetrans-again, made, s.DataSegsOut
 	k.segsIn, k.bytesIn = s.SegsIn, s.BytesReceived
+	k.failures, k.again = 0, 0
 	k.path.heard = max(k.path.heard, at)
 	if k.reap == reapOver || k.reap == reapQueued {
 		// Whatever was thought of it, it lives. A reap that was asked for is

@@ -63,7 +63,18 @@ func (c *Core) takeOthers(o *Others) {
 	if s == nil {
 		return
 	}
-	s.setDoubt(doubtOthers, o.Heard == 0 && o.Stalled > 0, c.now, c.now+othersPause+doubtFor,
+	stalls := o.Heard == 0 && o.Stalled > 0
+	switch {
+	case !stalls:
+		s.othersSince = 0
+	case s.othersSince == 0:
+		s.othersSince = c.now
+	case c.now-s.othersSince > othersAtMost*c.set.DownAfter:
+		// Far more time was given. What else this namespace talked to may have
+		// died together with the endpoint.
+		stalls = false
+	}
+	s.setDoubt(doubtOthers, stalls, c.now, c.now+othersPause+doubtFor,
 		fmt.Sprintf("%d connections elsewhere wait for an answer and none was heard for %v", o.Stalled, ms(o.Window)))
 }
 

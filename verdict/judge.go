@@ -179,9 +179,8 @@ func (p *Probe) words(now time.Duration) string {
 
 // judgePath applies the flow and the down rule.
 func (c *Core) judgePath(p *path) {
-	e := p.endpoint
 	if p.down {
-		if p.heard > p.downAt || e.rise >= riseProbes {
+		if p.heard > p.downAt || p.rise >= riseProbes {
 			c.up(p)
 		} else {
 			c.out.Suspects = append(c.out.Suspects, p.key)
@@ -308,13 +307,13 @@ func (c *Core) downRule(p *path, s *silence) {
 func (c *Core) down(p *path, ev Evidence) {
 	e := p.endpoint
 	p.down, p.downAt, p.evidence = true, c.now, ev
-	e.rise, e.gap = 0, probeGap*5
+	p.rise, e.gap = 0, probeGap*5
 	c.event(Event{Type: EndpointDown, Path: p.key, Text: ev.String(), Evidence: &ev})
 	c.reapPath(p)
 }
 
 func (c *Core) up(p *path) {
-	p.down = false
+	p.down, p.pooled = false, false
 	p.suspect = 0
 	c.event(Event{Type: EndpointUp, Path: p.key, Text: "answers again", Took: c.now - p.evidence.Since})
 	for _, k := range p.conns {
@@ -325,15 +324,14 @@ func (c *Core) up(p *path) {
 }
 
 // poolDown extends what one path has shown to those on which nothing can show,
-// because their connections are all idle or no probe was made from there.
+// because their connections are all idle or no probe was made from there. One
+// path alone proves only that it is broken itself (a policy, a fault of that
+// pod's network, or a pod that plays the endpoint): a probe from a second
+// namespace must be unanswered too, and nothing of the endpoint may have been
+// heard anywhere since.
 func (c *Core) poolDown(e *endpoint) {
-	var by *path
-	for _, p := range e.ranked {
-		if p.down && p.evidence.Kinds.Count() > 1 && (by == nil || p.downAt < by.downAt) {
-			by = p
-		}
-	}
-	if by == nil {
+	by := e.downBy()
+	if by == nil || !c.secondWitness(e, by) {
 		return
 	}
 	for _, q := range e.ranked {
@@ -344,7 +342,43 @@ func (c *Core) poolDown(e *endpoint) {
 			continue
 		}
 		c.down(q, by.evidence)
+		q.pooled = true
 	}
+}
+
+// downBy is the path that was found down first on two kinds of evidence of its
+// own, nil if there is none.
+func (e *endpoint) downBy() (by *path) {
+	for _, p := range e.ranked {
+		if p.down && !p.pooled && p.evidence.Kinds.Count() > 1 && (by == nil || p.downAt < by.downAt) {
+			by = p
+		}
+	}
+	return by
+}
+
+// secondWitness says whether another namespace than that of by finds the endpoint
+// silent as well, and none finds it alive.
+func (c *Core) secondWitness(e *endpoint, by *path) bool {
+	since, found := by.evidence.Since, false
+	if e.heardElsewhere(by) > since || by.heard > since {
+		return false
+	}
+	window := c.window(e)
+	for i := range e.probes {
+		pr := &e.probes[i]
+		if pr.Started < since {
+			continue
+		}
+		if pr.Outcome == Alive || pr.Outcome == Unresponsive {
+			return false
+		}
+		q := e.paths[pr.Path.NS]
+		if q != nil && q != by && q.baseline && pr.unanswered(c.now, window) {
+			found = true
+		}
+	}
+	return found
 }
 
 // reapPath condemns all connections of a path that is down.

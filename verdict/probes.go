@@ -44,7 +44,13 @@ func (c *Core) takeProbe(pr *Probe) {
 	}
 	switch pr.Outcome {
 	case Alive:
-		e.rise++
+		for _, q := range e.paths {
+			// What works from elsewhere says nothing about a path that was
+			// found broken by itself.
+			if q == p || q.pooled {
+				q.rise++
+			}
+		}
 		if took := pr.Ended - pr.Started; e.rtt == 0 {
 			e.rtt = took
 		} else {
@@ -70,14 +76,23 @@ func (c *Core) takeProbe(pr *Probe) {
 			}
 		}
 	case Unresponsive:
-		e.rise = 0
+		e.fell(p)
 		if e.frozenSince == 0 {
 			e.frozenSince = pr.Started
 		}
 	case Dead, Refused:
-		e.rise = 0
+		e.fell(p)
 		if p != nil && pr.Outcome == Dead {
 			p.lost++
+		}
+	}
+}
+
+// fell ends a row of successes.
+func (e *endpoint) fell(p *path) {
+	for _, q := range e.paths {
+		if q == p || q.pooled {
+			q.rise = 0
 		}
 	}
 }
@@ -139,6 +154,14 @@ func (c *Core) needsProbe(p *path) (need, urgent bool) {
 		}
 		e.gap = min(2*e.gap, downProbeMax)
 		return true, false
+	}
+	if !p.baseline && !p.established() {
+		// Nobody has ever connected from here: a failure would prove nothing,
+		// and somebody may be scanning.
+		return false, false
+	}
+	if by := e.downBy(); by != nil && p.baseline && p.probed < by.evidence.Since {
+		return true, true // the second witness, see poolDown
 	}
 	s := c.silenceOf(p)
 	if s.waiting > 0 || s.probes > 0 {
@@ -298,7 +321,8 @@ func (c *Core) nextHopKnown(p *path, since time.Duration) bool {
 	if at >= since && c.now-at <= nextHopFresh+nextHopWait {
 		return true
 	}
-	if c.now-since >= c.set.MinSilence+3*nextHopWait && !c.doubtAnywhere() {
+	hostKnown := p.key.NS == c.set.HostNS || c.space(c.set.HostNS).looked >= since
+	if hostKnown && c.now-since >= c.set.MinSilence+3*nextHopWait && !c.doubtAnywhere() {
 		// No answer, or no turn among too many: nobody else's way out is in
 		// doubt either.
 		return true

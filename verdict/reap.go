@@ -19,6 +19,10 @@ type queued struct {
 // condemn decides that k is half-dead. What follows depends on what we may do.
 // of is how many connections share the fate, for the spread.
 func (c *Core) condemn(k *conn, ev Evidence, policy Policy, of int) {
+	if c.now < k.again {
+		c.wake(k.again)
+		return
+	}
 	why := ""
 	switch {
 	case policy == PolicyIgnore:
@@ -176,7 +180,7 @@ func (c *Core) takeReaped(r *ReapResult) {
 	case ReapDryRun:
 		k.reap = reapOver
 	default:
-		k.reap = notReaping
+		k.reap, k.again = notReaping, c.now+reapRetry
 		if k.failures++; k.failures >= maxFailures {
 			k.reap = reapOver
 		}

@@ -93,6 +93,9 @@ const (
 	// crowded node.
 	othersPause = 5 * time.Second
 	othersBurst = 4
+	// othersAtMost is for how many times DownAfter such connections hold a
+	// verdict back.
+	othersAtMost = 10
 	// othersAfter is how long a silence lasts before it is asked for them: by
 	// then theirs shows too. What they have heard within othersSlack of its
 	// beginning may have been on its way already.
@@ -117,6 +120,8 @@ const (
 	rememberDown = time.Minute
 	// endOfTime, some 36 years after boot, keeps sums of times from overflowing.
 	endOfTime = 1 << 60
-	// maxFailures is how often a failing reap is tried.
+	// maxFailures is how often a failing reap is tried, reapRetry the pause in
+	// between.
 	maxFailures = 3
+	reapRetry   = time.Second
 )
