@@ -120,7 +120,7 @@ func TestStartedInTheMiddleOfAFault(t *testing.T) {
 	must(t, err)
 	cut := time.Now()
 	pass(700 * time.Millisecond) // it retransmits, and nobody looks
-	d = startDaemon(t, daemonConfig{})
+	d = startDaemon(t, daemonConfig{heir: true})
 	e := w.failure(busy, cut)
 	t.Logf("%s on connection %d, %v after the start", e.Errno, e.Conn, e.Time().Sub(d.started))
 	if e.Conn != 1 || e.Errno != "ECONNABORTED" || e.Time().Sub(d.started) > 5*time.Second {
@@ -135,7 +135,7 @@ func TestStartedInTheMiddleOfAFault(t *testing.T) {
 	must(t, w.server.Vanish())
 	lost := time.Now()
 	pass(700 * time.Millisecond)
-	d = startDaemon(t, daemonConfig{})
+	d = startDaemon(t, daemonConfig{heir: true})
 	d.wait(10*time.Second, "endpoint.down", func(l *logLine) bool { return l.is(verdict.EndpointDown) })
 	if e := w.failure(busy, lost); e.Errno != "ECONNABORTED" {
 		t.Errorf("the dead endpoint: got %+v", e)

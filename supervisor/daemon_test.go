@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/supervisor"
 	"github.com/redisguard/redisguard/verdict"
 )
 
@@ -128,6 +129,7 @@ type daemonConfig struct {
 	drop  []int     // capabilities to do without
 	in    *lab.Host // where to run; nil is the test's own namespace
 	args  []string  // of the command line, besides those for these tests
+	heir  bool      // starts with what its predecessor's probes have found
 }
 
 // config is a config file of these tests.
@@ -147,6 +149,11 @@ func configFile(t *testing.T, lines ...string) string {
 // startDaemon runs the program until the test ends, at the latest.
 func startDaemon(t *testing.T, c daemonConfig) *daemon {
 	t.Helper()
+	if !c.heir {
+		if err := os.RemoveAll(supervisor.StateDir); err != nil {
+			t.Fatal(err)
+		}
+	}
 	args := append([]string{built(t), "run", "--config", configFile(t, c.lines...)}, c.args...)
 	env := os.Environ()
 	if len(c.drop) > 0 {
