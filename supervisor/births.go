@@ -21,6 +21,8 @@ type births struct {
 	// starting are sockets that are connecting, by the kernel's address of the
 	// socket, and where.
 	starting map[uint64]start
+	// own are sockets of our probes that are connecting, since when.
+	own map[uint64]time.Duration
 	// born are those that are connected, to be looked at.
 	born map[netns.ID][]tcpstate.ID
 	// foundlings are those of namespaces that are not known yet.
@@ -78,7 +80,7 @@ func (d *discovery) openBirths(c *config.Config) {
 		b.tried = now
 		return
 	}
-	*b = births{from: from, ports: slices.Clone(c.Watch.Ports), starting: map[uint64]start{}, born: map[netns.ID][]tcpstate.ID{}}
+	*b = births{from: from, ports: slices.Clone(c.Watch.Ports), starting: map[uint64]start{}, own: map[uint64]time.Duration{}, born: map[netns.ID][]tcpstate.ID{}}
 	// What was born before is found by a dump of everything.
 	for _, v := range d.spaces {
 		v.dirty = now
@@ -109,11 +111,19 @@ func (d *discovery) readBirths() (unknown bool) {
 			return // such as a health check's, many a second perhaps
 		}
 		if x.State == tcpstate.SynSent {
+			if d.s.ownThread(x.TID) {
+				d.births.own[x.Socket] = now // a probe of ours
+				return
+			}
 			var st unix.Stat_t
 			if unix.Stat(d.s.procPath(x.TID, "ns/net"), &st) != nil || len(b.starting) >= maxStarting {
 				return // ended already, or too many: its birth will not be explained
 			}
 			b.starting[x.Socket] = start{key{st.Dev, st.Ino}, now}
+			return
+		}
+		if _, ok := b.own[x.Socket]; ok {
+			delete(b.own, x.Socket)
 			return
 		}
 		s, ok := b.starting[x.Socket]
@@ -139,6 +149,11 @@ func (d *discovery) readBirths() (unknown bool) {
 		d.s.stats.birthsLost.Add(int64(lost))
 		for _, v := range d.spaces {
 			v.dirty, v.full = now, false
+		}
+	}
+	for sk, at := range b.own {
+		if now-at > 4*slowConnect {
+			delete(b.own, sk)
 		}
 	}
 	for sk, s := range b.starting {
@@ -171,6 +186,12 @@ func (d *discovery) adopt() {
 		}
 	}
 	b.foundlings = b.foundlings[:0]
+}
+
+// ownThread says whether a thread is of this process.
+func (s *Supervisor) ownThread(tid int) bool {
+	var st unix.Stat_t
+	return unix.Stat("/proc/self/task/"+itoa(tid), &st) == nil
 }
 
 // unexplained handles births of connections whose connect was not seen or whose

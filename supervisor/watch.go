@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -84,6 +85,8 @@ type watcher struct {
 	round    int
 	probeID  uint64
 	nextAsk  time.Duration
+	reps     map[verdict.ConnKey]bool // representatives, see there
+	repsAt   time.Duration
 	memory   *memory
 	recalled map[verdict.PathKey]bool // paths whose predecessor's probe was handed over
 	off      bool
@@ -505,8 +508,13 @@ func (w *watcher) lookAround() error {
 	all := len(w.conns) <= perTick
 	var turn map[verdict.ConnKey]bool
 	if !all {
-		turn = w.representatives()
-		w.addSuspects(turn)
+		if w.reps == nil || now-w.repsAt >= everyone {
+			w.reps, w.repsAt = w.representatives(), now
+		}
+		if turn = w.reps; len(w.suspects) > 0 {
+			turn = maps.Clone(w.reps)
+			w.addSuspects(turn)
+		}
 	}
 	for _, sp := range w.spaces {
 		if len(sp.conns) == 0 || sp.lost {

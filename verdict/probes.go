@@ -101,8 +101,9 @@ func (e *endpoint) fell(p *path) {
 func (c *Core) askProbe(e *endpoint) {
 	var want *path
 	reserve := false // may use the last token
+	by := e.downBy()
 	for _, p := range e.ranked {
-		need, urgent := c.needsProbe(p)
+		need, urgent := c.needsProbe(p, by)
 		if !need {
 			continue
 		}
@@ -142,8 +143,8 @@ func (c *Core) askProbe(e *endpoint) {
 }
 
 // needsProbe says whether a probe from p would tell something now, and whether a
-// verdict waits for it.
-func (c *Core) needsProbe(p *path) (need, urgent bool) {
+// verdict waits for it. by is the path that shows the endpoint down, if any.
+func (c *Core) needsProbe(p, by *path) (need, urgent bool) {
 	e := p.endpoint
 	if p.down {
 		// Is it back? Slower and slower, and not all nodes of a fleet at once.
@@ -155,16 +156,16 @@ func (c *Core) needsProbe(p *path) (need, urgent bool) {
 		e.gap = min(2*e.gap, downProbeMax)
 		return true, false
 	}
-	if !p.baseline && !p.established() {
-		// Nobody has ever connected from here: a failure would prove nothing,
-		// and somebody may be scanning.
-		return false, false
-	}
-	if by := e.downBy(); by != nil && p.baseline && p.probed < by.evidence.Since {
+	if by != nil && p.baseline && p.probed < by.evidence.Since {
 		return true, true // the second witness, see poolDown
 	}
 	s := c.silenceOf(p)
 	if s.waiting > 0 || s.probes > 0 {
+		if !p.baseline && !p.established() {
+			// Nobody has ever connected from here: a failure would prove
+			// nothing, and somebody may be scanning.
+			return false, false
+		}
 		start := s.start
 		if s.waiting == 0 {
 			start = max(start, s.probeStart)
