@@ -11,7 +11,8 @@
 //     and watching must not wait for it.
 //   - the attributor finds out whose a connection is, and so what may be done
 //     about it. Until it has, the connection is only observed.
-//   - errands, bounded in number: a probe, a look at the next hop.
+//   - errands, bounded in number: a probe, a look at the next hop or at other
+//     connections; and the writer of the audit file.
 //
 // They talk through channels; nothing is shared but the configuration, which is
 // replaced as a whole.
