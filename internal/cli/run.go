@@ -68,7 +68,9 @@ func run(ctx context.Context, stderr io.Writer, path string, dryRun bool) error 
 	}
 	level := new(slog.LevelVar)
 	level.Set(conf.Log.Level.Slog())
-	log := newLogger(stderr, conf.Log.Format, level)
+	lines := newLogWriter(stderr)
+	defer lines.close()
+	log := newLogger(lines, conf.Log.Format, level)
 	hub := event.NewHub(keepEvents)
 	s, err := supervisor.New(supervisor.Options{
 		Config: conf, Log: log, Hub: hub, DryRun: dryRun, Alive: watchdog(),
