@@ -166,3 +166,35 @@ func TestAllPathsDownTakesTheIdleAlong(t *testing.T) {
 		t.Errorf("reaped %v, want all", w.reaped)
 	}
 }
+
+// A namespace with a thousand condemned connections does not keep another's one
+// waiting.
+func TestNamespacesTakeTurnsInTheQueue(t *testing.T) {
+	set := profiles("balanced")
+	set.Spread = 0
+	c := New(set)
+	in := &Input{Now: time.Second}
+	add := func(ns NS, n int) {
+		for i := range n {
+			in.Appeared = append(in.Appeared, Appeared{Key: ConnKey{ns, uint64(ns)<<20 + uint64(i)}, Remote: pathEndpoint, Permit: MayReap})
+		}
+	}
+	add(1, 1000)
+	add(2, 1)
+	c.Step(in)
+	in.Reset()
+	for _, k := range c.conns {
+		c.condemn(k, Evidence{Rule: RuleDown, Kinds: Stall | ProbeSay}, PolicyReap, 1001)
+	}
+	in.Now = time.Second + time.Millisecond
+	out := c.Step(in)
+	if len(out.Reap) < set.Burst || len(out.Reap) > set.Burst+10 {
+		t.Fatalf("%d reaps at once, want about the burst of %d", len(out.Reap), set.Burst)
+	}
+	for _, r := range out.Reap {
+		if r.Key.NS == 2 {
+			return
+		}
+	}
+	t.Error("the namespace with one connection was not among the first")
+}

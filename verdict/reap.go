@@ -13,6 +13,7 @@ type queued struct {
 	due      time.Duration
 	verdict  time.Duration
 	segsIn   uint32
+	turn     int // within its namespace, see release
 	evidence Evidence
 }
 
@@ -67,11 +68,22 @@ func (c *Core) release() {
 	if len(c.queue) == 0 {
 		return
 	}
+	// By time, but namespaces take turns, and what only connects comes last: no
+	// workload may use up the rate of the others, nor those that connect that of
+	// those that hang.
 	slices.SortStableFunc(c.queue, func(a, b *queued) int {
-		// What only connects comes last: it may not use up the rate of those that
-		// hang.
-		return cmp.Or(boolCompare(a.evidence.Rule == RuleSyn, b.evidence.Rule == RuleSyn), cmp.Compare(a.due, b.due), cmp.Compare(a.conn.key.NS, b.conn.key.NS), cmp.Compare(a.conn.key.Cookie, b.conn.key.Cookie))
+		return cmp.Or(cmp.Compare(a.due, b.due), cmp.Compare(a.conn.key.NS, b.conn.key.NS), cmp.Compare(a.conn.key.Cookie, b.conn.key.Cookie))
 	})
+	turns := map[NS]int{}
+	for _, q := range c.queue {
+		ns := q.conn.key.NS
+		q.turn = turns[ns]
+		turns[ns]++
+		if q.evidence.Rule == RuleSyn {
+			q.turn += len(c.queue)
+		}
+	}
+	slices.SortStableFunc(c.queue, func(a, b *queued) int { return cmp.Compare(a.turn, b.turn) })
 	c.oneKind = recent(c.oneKind, c.now)
 	keep := c.queue[:0]
 	for _, q := range c.queue {
@@ -118,16 +130,6 @@ func (c *Core) release() {
 type lonely struct {
 	at      time.Duration
 	tracked int
-}
-
-func boolCompare(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	}
-	return 1
 }
 
 // recent drops the reaps before the breaker's window.
