@@ -322,7 +322,7 @@ func FuzzDescribe(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) == 0 {
-			t.Skip() // a read of nothing is no reply
+			return // a read of nothing is no reply
 		}
 		for _, r := range describe(b) {
 			if r < ' ' || r > '~' {

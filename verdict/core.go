@@ -23,7 +23,6 @@ type Core struct {
 	tokens         float64
 	tokensAt       time.Duration
 	breakerTold    time.Duration
-	lateUntil      time.Duration
 	nextBaseline   time.Duration
 	steps          uint64
 	suspects       int // paths, in the last step

@@ -35,9 +35,8 @@ func (c *Core) takeLate(late time.Duration) {
 	if late <= lateStep {
 		return
 	}
-	c.lateUntil = c.now + lateGrace
 	for _, s := range c.spaces {
-		s.setDoubt(doubtLate, true, c.now, c.lateUntil, fmt.Sprintf("a step came %v late", ms(late)))
+		s.setDoubt(doubtLate, true, c.now, c.now+lateGrace, fmt.Sprintf("a step came %v late", ms(late)))
 	}
 }
 

@@ -61,17 +61,6 @@ func (n *Netlink) Close() {
 	}
 }
 
-// SetRecvBuffer asks for room for size bytes of unread replies, beyond
-// net.core.rmem_max if the process has CAP_NET_ADMIN in the initial user
-// namespace, else up to it.
-func (n *Netlink) SetRecvBuffer(size int) {
-	if unix.SetsockoptInt(n.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size) != nil {
-		// Without the capability the default of some 200 KiB remains, which
-		// holds a batch of RecvBatchSize replies on every kernel we know.
-		_ = unix.SetsockoptInt(n.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, size)
-	}
-}
-
 // Send sends one or more complete netlink messages to the kernel.
 func (n *Netlink) Send(b []byte) error {
 	for {
