@@ -41,38 +41,61 @@ func OnlyTheMode(why string) bool {
 	return why == whyPrivilege || why == whyDryRun || strings.HasPrefix(why, whyMode)
 }
 
-// permit decides what may be done about a connection, and why not more. It is
-// where the safety promises about whom we touch live.
-func (s *Supervisor) permit(c *config.Config, k *tcpstate.Connection, o *ownership) (verdict.Permit, string) {
-	no := func(why string) (verdict.Permit, string) { return verdict.ObserveOnly, why }
+// Exemption is the kind of reason for which a connection is only observed.
+type Exemption string
+
+// The exemptions.
+const (
+	NotExempt     Exemption = ""
+	ExemptMPTCP   Exemption = "mptcp"
+	ExemptOrphan  Exemption = "orphan"
+	ExemptOwn     Exemption = "own"
+	ExemptRight   Exemption = "privilege" // we lack one
+	ExemptUnknown Exemption = "unknown"   // whose it is could not be told (yet), and that matters
+	ExemptRedis   Exemption = "redis"     // Redis itself
+	ExemptExclude Exemption = "excluded"  // [exclude] names it
+	ExemptDryRun  Exemption = "dry_run"
+	ExemptMode    Exemption = "mode"
+)
+
+// Exemptions are all of them.
+func Exemptions() []Exemption {
+	return []Exemption{ExemptMPTCP, ExemptOrphan, ExemptOwn, ExemptRight, ExemptUnknown, ExemptRedis, ExemptExclude, ExemptDryRun, ExemptMode}
+}
+
+// permit decides what may be done about a connection, and why not more: the kind
+// of reason, and the reason in words. It is where the safety promises about whom
+// we touch live.
+func (s *Supervisor) permit(c *config.Config, k *tcpstate.Connection, o *ownership) (verdict.Permit, Exemption, string) {
+	no := func(x Exemption, why string) (verdict.Permit, Exemption, string) { return verdict.ObserveOnly, x, why }
 	switch {
 	case k.MPTCP:
-		return no("MPTCP connections cannot be ended one by one")
+		return no(ExemptMPTCP, "MPTCP connections cannot be ended one by one")
 	case k.Inode == 0:
-		return no("no application holds it any more")
+		return no(ExemptOrphan, "no application holds it any more")
 	case o.owner != nil && o.owner.Process.PID == os.Getpid():
-		return no("it is our own")
+		return no(ExemptOwn, "it is our own")
 	case s.powerless:
-		return no(whyPrivilege)
+		return no(ExemptRight, whyPrivilege)
 	case !o.asked:
-		return no("its process is not known yet")
+		return no(ExemptUnknown, "its process is not known yet")
 	case o.redis != "":
-		return no("Redis itself: its process " + o.redis)
+		return no(ExemptRedis, "Redis itself: its process "+o.redis)
 	case o.owner == nil && o.listens:
-		return no("its process is not known, and Redis listens in this namespace")
+		return no(ExemptUnknown, "its process is not known, and Redis listens in this namespace")
 	case o.owner == nil && excludes(c):
-		return no("its process is not known, and [exclude] names some")
+		return no(ExemptUnknown, "its process is not known, and [exclude] names some")
 	}
-	if why := excluded(c, o, k.UID); why != "" {
-		return no(why)
+	if x, why := excluded(c, o, k.UID); why != "" {
+		return no(x, why)
 	}
 	if s.opt.DryRun {
-		return no(whyDryRun)
+		return no(ExemptDryRun, whyDryRun)
 	}
 	if m := config.Ceiling(c.Mode, c.Watch.Mode, c.Reap.Mode); m != config.Enforce {
-		return no(whyMode + m.String())
+		return no(ExemptMode, whyMode+m.String())
 	}
-	return verdict.MayReap, ""
+	return verdict.MayReap, NotExempt, ""
 }
 
 func excludes(c *config.Config) bool {
@@ -81,34 +104,34 @@ func excludes(c *config.Config) bool {
 }
 
 // excluded tells which entry of [exclude] names the owner.
-func excluded(c *config.Config, o *ownership, uid uint32) string {
+func excluded(c *config.Config, o *ownership, uid uint32) (Exemption, string) {
 	x := &c.Exclude
 	id := strconv.FormatUint(uint64(uid), 10)
 	if config.MatchAny(x.Users, id) || config.MatchAny(x.Users, o.user) {
-		return "excluded: user " + id
+		return ExemptExclude, "excluded: user " + id
 	}
 	if o.user == "" && slices.ContainsFunc(x.Users, func(u string) bool { return !numeric(u) }) {
 		// A name that only a directory service knows, perhaps one of those.
-		return "the name of user " + id + " is not known, and [exclude] names some"
+		return ExemptUnknown, "the name of user " + id + " is not known, and [exclude] names some"
 	}
 	if o.owner == nil {
-		return ""
+		return NotExempt, ""
 	}
 	w := &o.owner.Workload
 	switch {
 	case config.MatchAny(x.Namespaces, o.owner.PodNamespace):
-		return "excluded: Kubernetes namespace " + proc.Safe(o.owner.PodNamespace)
+		return ExemptExclude, "excluded: Kubernetes namespace " + proc.Safe(o.owner.PodNamespace)
 	case config.MatchAny(x.Pods, o.owner.PodName), config.MatchAny(x.Pods, w.PodUID):
-		return "excluded: pod " + proc.Safe(o.owner.PodName)
+		return ExemptExclude, "excluded: pod " + proc.Safe(o.owner.PodName)
 	case config.MatchAny(x.Units, w.Unit):
-		return "excluded: unit " + proc.Safe(w.Unit)
+		return ExemptExclude, "excluded: unit " + proc.Safe(w.Unit)
 	case config.MatchAny(x.Commands, o.owner.Process.Comm):
-		return "excluded: command " + proc.Safe(o.owner.Process.Comm)
+		return ExemptExclude, "excluded: command " + proc.Safe(o.owner.Process.Comm)
 	case w.PodUID != "" && o.owner.PodName == "" && len(x.Namespaces)+len(x.Pods) > 0:
 		// A pod whose name we cannot learn may be one of those.
-		return "the name of pod " + w.PodUID + " is not known, and [exclude] names some"
+		return ExemptUnknown, "the name of pod " + w.PodUID + " is not known, and [exclude] names some"
 	}
-	return ""
+	return NotExempt, ""
 }
 
 // numeric says whether a pattern can only mean a user's number.

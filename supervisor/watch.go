@@ -54,6 +54,7 @@ type tracked struct {
 	own   ownership
 	// permit as the core was told.
 	permit verdict.Permit
+	exempt Exemption
 	why    string
 }
 
@@ -459,7 +460,7 @@ func (w *watcher) recall(sp *space, endpoint netip.AddrPort) {
 
 // tell introduces a connection to the core, or what has changed about it.
 func (w *watcher) tell(t *tracked) {
-	t.permit, t.why = w.s.permit(w.s.config(), &t.conn, &t.own)
+	t.permit, t.exempt, t.why = w.s.permit(w.s.config(), &t.conn, &t.own)
 	w.in.Appeared = append(w.in.Appeared, verdict.Appeared{
 		Key: t.key, Local: t.conn.Local, Remote: t.conn.Remote, Permit: t.permit, Why: t.why, Owner: ownerWord(t.own.owner),
 	})
