@@ -156,6 +156,7 @@ func (w *watcher) shutdown(r *verdict.Reap) (verdict.ReapOutcome, error) {
 
 // report leaves the audit record of a reap.
 func (w *watcher) report(r *verdict.Reap, outcome verdict.ReapOutcome, why error) {
+	w.s.figures.reaped(r, outcome, monotonic())
 	switch outcome {
 	case verdict.ReapDone:
 		w.s.stats.reaped.Add(1)
@@ -199,6 +200,7 @@ func (w *watcher) send(e event.Event, key verdict.ConnKey) {
 		e.Connection = describe(t)
 	}
 	e.Seq = w.s.opt.Hub.Publish(e)
+	w.s.figures.published(&e)
 	w.s.audit.add(e)
 	level := slog.LevelInfo
 	switch e.Type {
@@ -275,6 +277,7 @@ func (w *watcher) probe(ctx context.Context, p verdict.PathKey) {
 	if !w.s.errands.take() {
 		w.s.stats.skippedErrands.Add(1)
 		pr.Ended, pr.Detail = monotonic(), "too many probes are under way"
+		w.s.figures.probed(pr.Outcome)
 		w.in.Probes = append(w.in.Probes, pr)
 		return
 	}
@@ -283,6 +286,7 @@ func (w *watcher) probe(ctx context.Context, p verdict.PathKey) {
 	if err != nil {
 		w.s.errands.give()
 		pr.Ended, pr.Detail = monotonic(), err.Error()
+		w.s.figures.probed(pr.Outcome)
 		w.in.Probes = append(w.in.Probes, pr)
 		return
 	}
@@ -300,6 +304,7 @@ func (w *watcher) probe(ctx context.Context, p verdict.PathKey) {
 		}
 		done.Connected = r.Connected
 		done.Ended, done.Detail, done.Outcome = monotonic(), r.Detail, outcomes[r.Outcome]
+		w.s.figures.probed(done.Outcome)
 		w.s.log.Debug("probe", "endpoint", p.Endpoint, "namespace", sp.ns.Name, "outcome", r.Outcome.String(), "detail", r.Detail, "took", done.Ended-done.Started)
 		w.s.deliver(ctx, result{probe: &done})
 	})

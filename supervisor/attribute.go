@@ -77,6 +77,7 @@ func (s *Supervisor) attribute(ctx context.Context) error {
 		}
 		began := monotonic()
 		answers, again := a.resolve(ctx, batch)
+		s.figures.succeeded(Attributor)
 		rest := time.After(time.Duration(float64(monotonic()-began) * (1 - attributeShare) / attributeShare))
 		select {
 		case s.answered <- answers:

@@ -28,8 +28,8 @@ type audit struct {
 const auditRoom = 4096
 
 // openAudit starts the writer. Without a file in the config it returns one that
-// does nothing.
-func openAudit(c config.AuditSection, log *slog.Logger, dropped *atomic.Int64) *audit {
+// does nothing. wrote is called after each record that was written.
+func openAudit(c config.AuditSection, log *slog.Logger, dropped *atomic.Int64, wrote func()) *audit {
 	a := &audit{lines: make(chan event.Event, auditRoom), done: make(chan struct{}), dropped: dropped}
 	if c.File == "" {
 		a.lines = nil
@@ -48,6 +48,8 @@ func openAudit(c config.AuditSection, log *slog.Logger, dropped *atomic.Int64) *
 					lastComplaint = time.Now()
 					log.Error("cannot write the audit file; the same records are in this log", "file", c.File, "error", err, "remedy", "make room on the disk, or set audit.file")
 				}
+			} else {
+				wrote()
 			}
 		}
 	}()

@@ -129,6 +129,7 @@ func (s *Supervisor) discover(ctx context.Context) error {
 		if s.watchMode(c) == config.Off || s.disabled() {
 			d.spaces = map[netns.ID]*viewed{}
 			d.births.close()
+			s.figures.succeeded(Discoverer)
 			nextSpaces, nextLook = 0, 0
 			timer.Reset(time.Second)
 			continue
@@ -161,6 +162,7 @@ func (s *Supervisor) discover(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
+			s.figures.succeeded(Discoverer)
 			nextLook = now + c.Watch.Discovery
 			if hot {
 				nextLook = now + hotPause

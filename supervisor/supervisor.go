@@ -85,7 +85,8 @@ type Supervisor struct {
 	errands  errands         // probes
 	looks    errands         // at next hops and other connections
 
-	stats stats
+	stats   stats
+	figures *figures
 }
 
 // stats are counters that anybody may read.
@@ -144,6 +145,7 @@ func New(opt Options) (*Supervisor, error) {
 		hot:      make(chan netns.ID, 256),
 		refresh:  make(chan struct{}, 1),
 		restart:  make(chan struct{}, 1),
+		figures:  newFigures(),
 	}
 	s.errands.init(maxProbes)
 	s.looks.init(maxLooks)
@@ -196,7 +198,7 @@ func (s *Supervisor) Stats() Stats {
 // returns an error that makes guarding impossible.
 func (s *Supervisor) Run(ctx context.Context) error {
 	conf := s.config()
-	s.audit = openAudit(conf.Audit, s.log, &s.stats.auditDropped)
+	s.audit = openAudit(conf.Audit, s.log, &s.stats.auditDropped, func() { s.figures.succeeded(AuditFile) })
 	defer s.audit.close()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

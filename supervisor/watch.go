@@ -177,6 +177,7 @@ func (w *watcher) loop(ctx context.Context) error {
 			w.switchOff(off)
 		}
 		if w.off {
+			s.figures.succeeded(Watcher)
 			timer.Reset(500 * time.Millisecond)
 			nextTick = 0
 			continue
@@ -186,16 +187,19 @@ func (w *watcher) loop(ctx context.Context) error {
 			tick = min(tick, suspectTick+time.Duration(n)*suspectTickEach)
 		}
 		if ticked && now >= nextTick {
+			late := time.Duration(0)
 			if nextTick != 0 {
-				// Late by more than the time between two ticks is worth knowing.
-				if late := now - nextTick; late > tick {
-					w.in.Late = late
-					s.stats.late.Add(1)
-				}
+				late = now - nextTick
+			}
+			// Late by more than the time between two ticks is worth knowing.
+			if late > tick {
+				w.in.Late = late
+				s.stats.late.Add(1)
 			}
 			if err := w.lookAround(); err != nil {
 				return err
 			}
+			s.figures.round(late)
 			nextTick = now + tick
 		}
 		if err := w.step(ctx); err != nil {

@@ -212,3 +212,8 @@ const (
 	ReapFailed ReapOutcome = "failed"
 	ReapDryRun ReapOutcome = "dry-run"
 )
+
+// ReapOutcomes are all outcomes of a reap.
+func ReapOutcomes() []ReapOutcome {
+	return []ReapOutcome{ReapDone, ReapSpared, ReapGone, ReapFailed, ReapDryRun}
+}

@@ -47,6 +47,9 @@ const (
 	RuleSyn          Rule = "connecting-to-down"
 )
 
+// Rules are all rules.
+func Rules() []Rule { return []Rule{RuleFlow, RuleDown, RuleUnresponsive, RuleSyn} }
+
 // Evidence is why a decision was taken, in numbers; String puts it in words.
 type Evidence struct {
 	Rule  Rule  `json:"rule"`
@@ -151,6 +154,15 @@ const (
 	GuardDoubtOver      EventType = "guard.doubt_over"
 	GuardBreaker        EventType = "guard.breaker"
 )
+
+// EventTypes are all types of events of this package.
+func EventTypes() []EventType {
+	return []EventType{
+		EndpointSuspect, EndpointDown, EndpointUp,
+		ConnectionStalled, ConnectionJudged, ConnectionReaped, ConnectionRecovered,
+		ClientNotBack, GuardDoubt, GuardDoubtOver, GuardBreaker,
+	}
+}
 
 // Event is a judged fact.
 type Event struct {

@@ -1,0 +1,205 @@
+package supervisor
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/redisguard/redisguard/event"
+	"github.com/redisguard/redisguard/verdict"
+)
+
+// Component is a part of the daemon that shows signs of life.
+type Component string
+
+// The components.
+const (
+	Watcher    Component = "watcher"
+	Discoverer Component = "discoverer"
+	Attributor Component = "attributor"
+	AuditFile  Component = "audit"
+)
+
+// Components are all of them.
+func Components() []Component { return []Component{Watcher, Discoverer, Attributor, AuditFile} }
+
+// ReapKind is a rule with what became of a reap by it.
+type ReapKind struct {
+	Rule    verdict.Rule
+	Outcome verdict.ReapOutcome
+}
+
+// Figures are counters and distributions since the start, for metrics. Whatever
+// can be a key is there from the start, as zero.
+type Figures struct {
+	// Reaps counts those that were tried.
+	Reaps map[ReapKind]int64
+	// Withheld counts connections that were judged half-dead by a rule and not
+	// reaped, for want of a permit or by policy.
+	Withheld map[verdict.Rule]int64
+	Probes   map[verdict.Outcome]int64
+	Events   map[verdict.EventType]int64
+	// Detection is how long the silence of a connection had lasted when it was
+	// judged half-dead; Wait how long it then waited for its reap; Recovery how
+	// long after the first reap its client was back.
+	Detection      map[verdict.Rule]Distribution
+	Wait, Recovery Distribution
+	// Lateness is how much later than planned a round of looks began.
+	Lateness Distribution
+	// Succeeded is when a component last did what it is there for; zero is
+	// never. Watcher and discoverer also succeed while they are off; the others
+	// have work only now and then.
+	Succeeded map[Component]time.Time
+}
+
+// Distribution counts durations by size.
+type Distribution struct {
+	// Buckets count those of at most Upper each, without those in the buckets
+	// before; longer ones are in Count only.
+	Upper   []time.Duration
+	Buckets []uint64
+	Count   uint64
+	Sum     time.Duration
+}
+
+func (d *Distribution) observe(t time.Duration) {
+	t = max(0, t)
+	d.Count++
+	d.Sum += t
+	if i, _ := slices.BinarySearch(d.Upper, t); i < len(d.Upper) {
+		d.Buckets[i]++
+	}
+}
+
+func distribution(upper ...time.Duration) Distribution {
+	return Distribution{Upper: upper, Buckets: make([]uint64, len(upper))}
+}
+
+// The limits of the distributions. Those of detections lie around the profiles'
+// down_after (700 ms, 2 s, 5 s) and end at the kernel's own 15 minutes.
+var (
+	detectionLimits = []time.Duration{
+		250 * time.Millisecond, 500 * time.Millisecond, 750 * time.Millisecond, time.Second, 1500 * time.Millisecond, 2 * time.Second,
+		2500 * time.Millisecond, 3 * time.Second, 5 * time.Second, 7500 * time.Millisecond, 15 * time.Second, time.Minute, 15 * time.Minute,
+	}
+	waitLimits = []time.Duration{
+		10 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond, time.Second,
+		2 * time.Second, 5 * time.Second, 15 * time.Second, time.Minute,
+	}
+	recoveryLimits = []time.Duration{
+		10 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond, time.Second,
+		2 * time.Second, 5 * time.Second, 10 * time.Second, 20 * time.Second, 30 * time.Second,
+	}
+	latenessLimits = []time.Duration{
+		time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond,
+		200 * time.Millisecond, 400 * time.Millisecond, time.Second, 5 * time.Second,
+	}
+)
+
+// figures are kept under one lock, which is held for nanoseconds and taken a few
+// times a second.
+type figures struct {
+	mu sync.Mutex
+	f  Figures
+}
+
+func newFigures() *figures {
+	f := Figures{
+		Reaps: map[ReapKind]int64{}, Withheld: map[verdict.Rule]int64{}, Probes: map[verdict.Outcome]int64{}, Events: map[verdict.EventType]int64{},
+		Detection: map[verdict.Rule]Distribution{}, Succeeded: map[Component]time.Time{},
+		Wait: distribution(waitLimits...), Recovery: distribution(recoveryLimits...), Lateness: distribution(latenessLimits...),
+	}
+	for _, r := range verdict.Rules() {
+		for _, o := range verdict.ReapOutcomes() {
+			f.Reaps[ReapKind{r, o}] = 0
+		}
+		f.Withheld[r] = 0
+		f.Detection[r] = distribution(detectionLimits...)
+	}
+	for _, o := range []verdict.Outcome{verdict.Alive, verdict.Dead, verdict.Refused, verdict.Unresponsive, verdict.CouldNotTell} {
+		f.Probes[o] = 0
+	}
+	for _, t := range verdict.EventTypes() {
+		f.Events[t] = 0
+	}
+	for _, c := range Components() {
+		f.Succeeded[c] = time.Time{}
+	}
+	return &figures{f: f}
+}
+
+// Figures reads them.
+func (s *Supervisor) Figures() Figures {
+	s.figures.mu.Lock()
+	defer s.figures.mu.Unlock()
+	f := s.figures.f
+	f.Reaps, f.Withheld, f.Probes, f.Events = maps.Clone(f.Reaps), maps.Clone(f.Withheld), maps.Clone(f.Probes), maps.Clone(f.Events)
+	f.Succeeded, f.Detection = maps.Clone(f.Succeeded), maps.Clone(f.Detection)
+	for r, d := range f.Detection {
+		d.Buckets = slices.Clone(d.Buckets)
+		f.Detection[r] = d
+	}
+	for _, d := range []*Distribution{&f.Wait, &f.Recovery, &f.Lateness} {
+		d.Buckets = slices.Clone(d.Buckets)
+	}
+	return f
+}
+
+// reaped notes what became of a reap, at a time of the clock of observations.
+func (g *figures) reaped(r *verdict.Reap, outcome verdict.ReapOutcome, at time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.f.Reaps[ReapKind{r.Evidence.Rule, outcome}]++
+	if outcome != verdict.ReapDone {
+		return
+	}
+	g.detected(r.Evidence.Rule, r.Verdict-r.Evidence.Since)
+	g.f.Wait.observe(at - r.Verdict)
+}
+
+// detected notes a verdict about a connection.
+func (g *figures) detected(r verdict.Rule, silence time.Duration) {
+	d := g.f.Detection[r]
+	if d.Buckets == nil {
+		d = distribution(detectionLimits...)
+	}
+	d.observe(silence)
+	g.f.Detection[r] = d
+}
+
+// published notes an event.
+func (g *figures) published(e *event.Event) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.f.Events[e.Type]++
+	switch e.Type {
+	case verdict.ConnectionRecovered:
+		g.f.Recovery.observe(time.Duration(e.TookMs) * time.Millisecond)
+	case verdict.ConnectionJudged:
+		if e.Evidence != nil {
+			g.f.Withheld[e.Evidence.Rule]++
+			g.detected(e.Evidence.Rule, e.Evidence.Silence)
+		}
+	}
+}
+
+func (g *figures) probed(o verdict.Outcome) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.f.Probes[o]++
+}
+
+// round notes that the watcher went round, and how late it began.
+func (g *figures) round(late time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.f.Lateness.observe(late)
+	g.f.Succeeded[Watcher] = time.Now()
+}
+
+func (g *figures) succeeded(c Component) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.f.Succeeded[c] = time.Now()
+}
