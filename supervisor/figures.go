@@ -104,7 +104,10 @@ type figures struct {
 	f  Figures
 }
 
-func newFigures() *figures {
+func newFigures() *figures { return &figures{f: NoFigures()} }
+
+// NoFigures are those of a daemon that has done nothing yet.
+func NoFigures() Figures {
 	f := Figures{
 		Reaps: map[ReapKind]int64{}, Withheld: map[verdict.Rule]int64{}, Probes: map[verdict.Outcome]int64{}, Events: map[verdict.EventType]int64{},
 		Detection: map[verdict.Rule]Distribution{}, Succeeded: map[Component]time.Time{},
@@ -120,13 +123,13 @@ func newFigures() *figures {
 	for _, o := range []verdict.Outcome{verdict.Alive, verdict.Dead, verdict.Refused, verdict.Unresponsive, verdict.CouldNotTell} {
 		f.Probes[o] = 0
 	}
-	for _, t := range verdict.EventTypes() {
+	for _, t := range append(verdict.EventTypes(), event.ModeChanged) {
 		f.Events[t] = 0
 	}
 	for _, c := range Components() {
 		f.Succeeded[c] = time.Time{}
 	}
-	return &figures{f: f}
+	return f
 }
 
 // Figures reads them.

@@ -1,0 +1,96 @@
+package metrics
+
+import (
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/redisguard/redisguard/supervisor"
+	"github.com/redisguard/redisguard/verdict"
+)
+
+const (
+	counter = prometheus.CounterValue
+	gauge   = prometheus.GaugeValue
+)
+
+// all are the guard's metrics, in the order of the way from a connection that is
+// found to a client that is back.
+func all() []figure {
+	return []figure{
+		{
+			name: "redisguard_build_info", help: "What runs here; always 1.", labels: []string{"version", "revision", "goversion"}, kind: gauge,
+			count: func(r *reading, say func(float64, ...string)) { say(1, r.Version, r.Revision, goVersion()) },
+		},
+		{
+			name: "redisguard_last_success_timestamp_seconds", labels: []string{"component"}, kind: gauge,
+			help: "When a component last did its work, 0 for never. The attributor and the audit file have work only now and then.",
+			count: func(r *reading, say func(float64, ...string)) {
+				for c, at := range r.Succeeded {
+					v := 0.0
+					if !at.IsZero() {
+						v = float64(at.UnixMilli()) / 1000
+					}
+					say(v, string(c))
+				}
+			},
+		},
+
+		number(gauge, "redisguard_namespaces", "Network namespaces of this node.", func(r *reading) int64 { return r.Namespaces }),
+		{
+			name: "redisguard_discovery_age_seconds", kind: gauge,
+			help:  "Age of the oldest view of a network namespace that is known to have something new: how late discovery is.",
+			count: func(r *reading, say func(float64, ...string)) { say(r.Discovery.Seconds()) },
+		},
+		number(counter, "redisguard_births_total", "New connections that the kernel's tracepoint told of.", func(r *reading) int64 { return r.Births }),
+		number(counter, "redisguard_births_lost_total", "New connections that the kernel's tracepoint had no room to tell of; dumps find them later.", func(r *reading) int64 { return r.BirthsLost }),
+		number(counter, "redisguard_discovery_dumps_total", "Dumps of a network namespace's connections.", func(r *reading) int64 { return r.Dumps }),
+		number(counter, "redisguard_discovery_dump_errors_total", "Dumps of a network namespace's connections that failed.", func(r *reading) int64 { return r.DumpErrors }),
+		number(counter, "redisguard_attributions_total", "Connections whose process was looked for.", func(r *reading) int64 { return r.Attributions }),
+		number(counter, "redisguard_attributions_unexplained_total", "Connections for which no process was found.", func(r *reading) int64 { return r.Unexplained }),
+
+		number(counter, "redisguard_watch_looks_total", "Exact looks at single connections.", func(r *reading) int64 { return r.Gets }),
+		number(counter, "redisguard_watch_steps_total", "Steps of the verdict core.", func(r *reading) int64 { return r.Steps }),
+		{
+			name: "redisguard_watch_lateness_seconds", help: "How much later than planned a round of looks began.",
+			spread: func(r *reading, say func(supervisor.Distribution, ...string)) { say(r.Lateness) },
+		},
+		perKey("redisguard_probes_total", "Probes of endpoints that have ended.", "outcome",
+			func(r *reading) map[verdict.Outcome]int64 { return r.Figures.Probes },
+			func(o verdict.Outcome) string { return strings.ReplaceAll(o.String(), " ", "_") }),
+		number(counter, "redisguard_errands_skipped_total", "Probes and looks that were not made because too many were under way.", func(r *reading) int64 { return r.SkippedErrands }),
+
+		{
+			name: "redisguard_detection_seconds", labels: []string{"rule"},
+			help: "How long a connection had been silent when it was judged half-dead.",
+			spread: func(r *reading, say func(supervisor.Distribution, ...string)) {
+				for rule, d := range r.Detection {
+					say(d, string(rule))
+				}
+			},
+		},
+		perKey("redisguard_reaps_withheld_total", "Connections judged half-dead and not reaped, for want of a permit or by policy.", "rule",
+			func(r *reading) map[verdict.Rule]int64 { return r.Withheld }, func(x verdict.Rule) string { return string(x) }),
+		{
+			name: "redisguard_reaps_total", labels: []string{"rule", "outcome"}, kind: counter,
+			help: "Reaps that were tried. Spared was heard at the last look, gone had ended by itself.",
+			count: func(r *reading, say func(float64, ...string)) {
+				for k, n := range r.Reaps {
+					say(float64(n), string(k.Rule), string(k.Outcome))
+				}
+			},
+		},
+		{
+			name: "redisguard_reap_wait_seconds", help: "From the verdict to the reap: the spread, the rate limit and the breaker.",
+			spread: func(r *reading, say func(supervisor.Distribution, ...string)) { say(r.Wait) },
+		},
+		{
+			name: "redisguard_recovery_seconds", help: "From the reap to the client's being heard on a new connection.",
+			spread: func(r *reading, say func(supervisor.Distribution, ...string)) { say(r.Recovery) },
+		},
+
+		perKey("redisguard_events_total", "Events by type.", "type",
+			func(r *reading) map[verdict.EventType]int64 { return r.Events }, func(t verdict.EventType) string { return string(t) }),
+		number(counter, "redisguard_audit_dropped_total", "Records that could not be written to the audit file; they are in the log.", func(r *reading) int64 { return r.AuditDropped }),
+	}
+}

@@ -1,0 +1,130 @@
+// Package metrics shows the guard's figures in Prometheus' text format.
+//
+// Label values come from closed sets and are there from the start, as zero: no
+// address, connection, pod or process is ever a label, so that the number of
+// series is the same on every node. Names follow Prometheus' guide: base units,
+// and _total for what only grows.
+package metrics
+
+import (
+	"net/http"
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/redisguard/redisguard/supervisor"
+)
+
+// Guard is what is asked of the supervisor.
+type Guard interface {
+	Stats() supervisor.Stats
+	Figures() supervisor.Figures
+}
+
+// Config of the metrics. Guard must be set.
+type Config struct {
+	Guard Guard
+	// Version and Revision are of the program.
+	Version, Revision string
+}
+
+// New answers scrapes.
+func New(c Config) http.Handler {
+	return promhttp.HandlerFor(Registry(c), promhttp.HandlerOpts{
+		// A scrape costs some milliseconds; many at once are a mistake.
+		MaxRequestsInFlight: 4,
+		Timeout:             10 * time.Second,
+	})
+}
+
+// Registry holds the guard's figures, and those of the process and of Go's
+// runtime.
+func Registry(c Config) *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(newCollector(c), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewGoCollector())
+	return r
+}
+
+// reading is everything that one scrape is made of.
+type reading struct {
+	Config
+	supervisor.Stats
+	supervisor.Figures
+}
+
+// figure is one metric. Of count and spread one is set.
+type figure struct {
+	name, help string
+	labels     []string
+	kind       prometheus.ValueType
+	// count says the values of the metric, spread its distributions, each with
+	// the values of labels.
+	count  func(r *reading, say func(value float64, labels ...string))
+	spread func(r *reading, say func(d supervisor.Distribution, labels ...string))
+}
+
+// collector reads everything once for each scrape.
+type collector struct {
+	conf    Config
+	figures []figure
+	descs   []*prometheus.Desc
+}
+
+func newCollector(c Config) *collector {
+	col := &collector{conf: c, figures: all()}
+	for _, f := range col.figures {
+		col.descs = append(col.descs, prometheus.NewDesc(f.name, f.help, f.labels, nil))
+	}
+	return col
+}
+
+func (c *collector) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range c.descs {
+		to <- d
+	}
+}
+
+func (c *collector) Collect(to chan<- prometheus.Metric) {
+	r := reading{Config: c.conf, Stats: c.conf.Guard.Stats(), Figures: c.conf.Guard.Figures()}
+	for i, f := range c.figures {
+		if f.spread != nil {
+			f.spread(&r, func(d supervisor.Distribution, labels ...string) { to <- histogram(c.descs[i], d, labels) })
+			continue
+		}
+		f.count(&r, func(v float64, labels ...string) {
+			to <- prometheus.MustNewConstMetric(c.descs[i], f.kind, v, labels...)
+		})
+	}
+}
+
+// histogram turns a distribution into Prometheus' form, where each bucket holds
+// those of the smaller ones, too.
+func histogram(desc *prometheus.Desc, d supervisor.Distribution, labels []string) prometheus.Metric {
+	buckets := make(map[float64]uint64, len(d.Upper))
+	var n uint64
+	for i, upper := range d.Upper {
+		n += d.Buckets[i]
+		buckets[upper.Seconds()] = n
+	}
+	return prometheus.MustNewConstHistogram(desc, d.Count, d.Sum.Seconds(), buckets, labels...)
+}
+
+// number is a metric without labels.
+func number[T int64 | int | uint64](kind prometheus.ValueType, name, help string, read func(*reading) T) figure {
+	return figure{name: name, help: help, kind: kind, count: func(r *reading, say func(float64, ...string)) { say(float64(read(r))) }}
+}
+
+// perKey is a metric with a label for each key of a map.
+func perKey[K comparable](name, help, label string, read func(*reading) map[K]int64, word func(K) string) figure {
+	return figure{name: name, help: help, labels: []string{label}, kind: prometheus.CounterValue, count: func(r *reading, say func(float64, ...string)) {
+		for k, n := range read(r) {
+			say(float64(n), word(k))
+		}
+	}}
+}
+
+// goVersion is that of the toolchain.
+func goVersion() string { return runtime.Version() }

@@ -1,0 +1,148 @@
+package metrics
+
+import (
+	"flag"
+	"io"
+	"net/http/httptest"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/redisguard/redisguard/supervisor"
+	"github.com/redisguard/redisguard/verdict"
+)
+
+var update = flag.Bool("update", false, "write testdata/scrape.txt anew")
+
+// guard has the same figures every time.
+type guard struct{ f supervisor.Figures }
+
+func (guard) Stats() supervisor.Stats {
+	return supervisor.Stats{
+		Tracked: 12, Namespaces: 3, Dumps: 100, DumpErrors: 1, Gets: 5000, Steps: 600, Late: 2, Probes: 40, SkippedErrands: 4,
+		Reaped: 7, Spared: 1, Discovery: 1500 * time.Millisecond, Attributions: 20, Unexplained: 3, AuditDropped: 5, Births: 30, BirthsLost: 6,
+	}
+}
+
+func (g guard) Figures() supervisor.Figures { return g.f }
+
+func newGuard() guard {
+	f := supervisor.NoFigures()
+	f.Reaps[supervisor.ReapKind{Rule: verdict.RuleDown, Outcome: verdict.ReapDone}] = 7
+	f.Withheld[verdict.RuleFlow] = 2
+	f.Probes[verdict.CouldNotTell] = 3
+	f.Events[verdict.EndpointDown] = 1
+	f.Succeeded[supervisor.Watcher] = time.UnixMilli(1_700_000_000_250)
+	d := f.Detection[verdict.RuleDown]
+	d.Count, d.Sum, d.Buckets[5], d.Buckets[6] = 8, 100*time.Second, 4, 3
+	f.Detection[verdict.RuleDown] = d
+	f.Recovery.Count, f.Recovery.Sum, f.Recovery.Buckets[0] = 1, 5*time.Millisecond, 1
+	return guard{f}
+}
+
+func testConfig() Config { return Config{Guard: newGuard(), Version: "v1.2.3", Revision: "abc"} }
+
+// scrape is what Prometheus would read.
+func scrape(t *testing.T, c Config) string {
+	t.Helper()
+	rec := httptest.NewRecorder()
+	New(c).ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+	body, err := io.ReadAll(rec.Body)
+	if err != nil || rec.Code != 200 {
+		t.Fatalf("status %d, %v: %s", rec.Code, err, body)
+	}
+	return string(body)
+}
+
+// TestScrape holds a whole scrape against a file: names and labels are a contract
+// with dashboards and alerts. After an intended change: go test ./metrics -update
+func TestScrape(t *testing.T) {
+	var ours strings.Builder
+	for line := range strings.Lines(scrape(t, testConfig())) {
+		if strings.Contains(line, "redisguard_") {
+			ours.WriteString(regexp.MustCompile(`goversion="[^"]*"`).ReplaceAllString(line, `goversion="-"`))
+		}
+	}
+	const file = "testdata/scrape.txt"
+	if *update {
+		if err := os.WriteFile(file, []byte(ours.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(ours.String(), "\n")); diff != "" {
+		t.Errorf("the scrape is not that of %s (-want +got):\n%s", file, diff)
+	}
+}
+
+func TestLint(t *testing.T) {
+	problems, err := testutil.GatherAndLint(Registry(testConfig()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+}
+
+// TestClosedLabels: a daemon that has done nothing yet shows the same series as
+// one that has, and none of their labels could be an address, an id or a name.
+func TestClosedLabels(t *testing.T) {
+	idle := testConfig()
+	idle.Guard = guard{supervisor.NoFigures()}
+	before, after := series(t, idle), series(t, testConfig())
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("series come and go (-idle +busy):\n%s", diff)
+	}
+	word := regexp.MustCompile(`^[a-z][a-z_.-]*$|^$`)
+	perName := map[string]int{}
+	for s := range after {
+		name, labels, _ := strings.Cut(s, "{")
+		perName[name]++
+		if name == "redisguard_build_info" {
+			continue
+		}
+		for _, m := range regexp.MustCompile(`="([^"]*)"`).FindAllStringSubmatch(labels, -1) {
+			if !word.MatchString(m[1]) {
+				t.Errorf("%s: %q is no word from a closed set", s, m[1])
+			}
+		}
+	}
+	for name, n := range perName {
+		if n > 50 {
+			t.Errorf("%s has %d series", name, n)
+		}
+	}
+}
+
+// series are the guard's own, by name and labels.
+func series(t *testing.T, c Config) map[string]bool {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(newCollector(c))
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := map[string]bool{}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			var b strings.Builder
+			b.WriteString(f.GetName() + "{")
+			for _, l := range m.Label {
+				b.WriteString(l.GetName() + `="` + l.GetValue() + `"`)
+			}
+			set[b.String()] = true
+		}
+	}
+	return set
+}
