@@ -159,6 +159,7 @@ type conn struct {
 
 	asleep   time.Duration // sent data that was acknowledged but not replied to since then; 0 is none
 	reap     reapState
+	open     bool          // it was reported as stalled or half-dead, and not that this is over
 	failures int
 	again    time.Duration // not to be reaped before, since it failed
 }
@@ -291,6 +292,7 @@ func (c *Core) forget(key ConnKey) {
 	}
 	k.setWaiting(false)
 	k.reap = reapOver // a queued reap finds this and is dropped
+	c.close(k, ConnectionGone, "it has ended")
 	delete(c.conns, key)
 	p := k.path
 	delete(p.conns, key.Cookie)
@@ -311,9 +313,16 @@ func (c *Core) dropPath(p *path) {
 	e := p.endpoint
 	delete(e.paths, p.key.NS)
 	e.ranked = slices.DeleteFunc(e.ranked, func(q *path) bool { return q == p })
+	if p.suspect != 0 && !p.down || e.frozenTold && !p.down {
+		// It must not stay what it was called for ever.
+		c.event(Event{Type: EndpointUp, Path: p.key, Text: "nobody connects to it any more: forgotten"})
+	}
 	if p.space.paths--; p.space.paths == 0 && p.key.NS != c.set.HostNS {
 		delete(c.spaces, p.key.NS)
 	}
+		if p.space.told {
+			c.event(Event{Type: GuardDoubtOver, Path: PathKey{NS: p.key.NS}, Text: "nothing is watched here any more"})
+		}
 	if len(e.paths) == 0 {
 		delete(c.endpoints, e.addr)
 		c.ranked = slices.DeleteFunc(c.ranked, func(x *endpoint) bool { return x == e })
@@ -322,6 +331,14 @@ func (c *Core) dropPath(p *path) {
 
 func (k *conn) setWaiting(w bool) {
 	if w == k.waiting {
+// close ends what was reported about k.
+func (c *Core) close(k *conn, t EventType, text string) {
+	if k.open {
+		k.open = false
+		c.event(Event{Type: t, Path: k.path.key, Key: k.key, Text: text})
+	}
+}
+
 		return
 	}
 	k.waiting = w
@@ -373,6 +390,9 @@ func (c *Core) takeSample(s *Sample) {
 	case unanswered == 0:
 		k.setWaiting(false)
 	case !k.waiting:
+		if k.state == Closing {
+			c.close(k, ConnectionGone, "it is being closed")
+		}
 		k.setWaiting(true)
 		k.runs = 1
 		// The first of them went out before the repetitions did, which the
@@ -455,6 +475,7 @@ func (c *Core) heard(k *conn, s *Sample) {
 	}
 	k.setWaiting(false)
 	k.heard, k.base, k.counted, k.baseOut = at, s.TotalRetrans-again, made, s.DataSegsOut
+	c.close(k, ConnectionHeard, "its peer is heard again")
 	k.segsIn, k.bytesIn = s.SegsIn, s.BytesReceived
 	k.failures, k.again = 0, 0
 	k.path.heard = max(k.path.heard, at)

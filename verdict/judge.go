@@ -214,7 +214,7 @@ func (c *Core) judgePath(p *path) {
 func (c *Core) tellStalled(p *path) {
 	for _, k := range p.conns {
 		if k.waiting && !k.told && k.state == Established && k.unanswered >= 2 {
-			k.told = true
+			k.told, k.open = true, true
 			c.event(Event{Type: ConnectionStalled, Path: p.key, Key: k.key, Text: "data is unacknowledged and retransmitting", Took: c.now - k.waitFrom})
 		}
 	}

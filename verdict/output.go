@@ -149,6 +149,8 @@ const (
 	ConnectionJudged    EventType = "connection.judged" // would have been reaped, were it permitted
 	ConnectionReaped    EventType = "connection.reaped"
 	ConnectionRecovered EventType = "connection.recovered" // its client is back
+	ConnectionHeard     EventType = "connection.heard"  // a stalled or half-dead one is fine
+	ConnectionGone      EventType = "connection.gone"   // a stalled or half-dead one has ended
 	ClientNotBack       EventType = "client.not_back"
 	GuardDoubt          EventType = "guard.doubt"
 	GuardDoubtOver      EventType = "guard.doubt_over"
@@ -159,7 +161,7 @@ const (
 func EventTypes() []EventType {
 	return []EventType{
 		EndpointSuspect, EndpointDown, EndpointUp,
-		ConnectionStalled, ConnectionJudged, ConnectionReaped, ConnectionRecovered,
+		ConnectionStalled, ConnectionHeard, ConnectionGone, ConnectionJudged, ConnectionReaped, ConnectionRecovered,
 		ClientNotBack, GuardDoubt, GuardDoubtOver, GuardBreaker,
 	}
 }

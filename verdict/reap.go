@@ -56,7 +56,7 @@ func (k *conn) reason() string {
 
 // spare tells that k was judged and is not reaped.
 func (c *Core) spare(k *conn, ev Evidence, why string) {
-	k.reap = reapOver
+	k.reap, k.open = reapOver, true
 	c.event(Event{Type: ConnectionJudged, Path: k.path.key, Key: k.key, Text: "not reaped (" + why + "): " + ev.String(), Evidence: &ev, Took: ev.Silence})
 }
 
@@ -173,6 +173,7 @@ func (c *Core) takeReaped(r *ReapResult) {
 	}
 	switch r.Outcome {
 	case ReapDone:
+		k.open = false // the reap has ended it
 		c.watchFor(k, max(0, min(r.At, c.now)))
 		c.forget(r.Key)
 	case ReapGone:
@@ -182,6 +183,7 @@ func (c *Core) takeReaped(r *ReapResult) {
 	case ReapDryRun:
 		k.reap = reapOver
 	default:
+		k.open = true // as one whose reap has failed
 		k.reap, k.again = notReaping, c.now+reapRetry
 		if k.failures++; k.failures >= maxFailures {
 			k.reap = reapOver
