@@ -157,9 +157,9 @@ type conn struct {
 	aliveAfter time.Duration    // end of a probe that began after lastTx and was alive; 0 is none
 	told       bool             // ConnectionStalled was reported
 
+	open     bool          // it was reported as stalled or half-dead, and not that this is over
 	asleep   time.Duration // sent data that was acknowledged but not replied to since then; 0 is none
 	reap     reapState
-	open     bool          // it was reported as stalled or half-dead, and not that this is over
 	failures int
 	again    time.Duration // not to be reaped before, since it failed
 }
@@ -290,9 +290,9 @@ func (c *Core) forget(key ConnKey) {
 	if k == nil {
 		return
 	}
+	c.close(k, ConnectionGone, "it has ended")
 	k.setWaiting(false)
 	k.reap = reapOver // a queued reap finds this and is dropped
-	c.close(k, ConnectionGone, "it has ended")
 	delete(c.conns, key)
 	p := k.path
 	delete(p.conns, key.Cookie)
@@ -311,26 +311,24 @@ func (c *Core) forget(key ConnKey) {
 // dropPath forgets a path that has no connection, and what existed only for it.
 func (c *Core) dropPath(p *path) {
 	e := p.endpoint
-	delete(e.paths, p.key.NS)
-	e.ranked = slices.DeleteFunc(e.ranked, func(q *path) bool { return q == p })
 	if p.suspect != 0 && !p.down || e.frozenTold && !p.down {
 		// It must not stay what it was called for ever.
 		c.event(Event{Type: EndpointUp, Path: p.key, Text: "nobody connects to it any more: forgotten"})
 	}
+	delete(e.paths, p.key.NS)
+	e.ranked = slices.DeleteFunc(e.ranked, func(q *path) bool { return q == p })
 	if p.space.paths--; p.space.paths == 0 && p.key.NS != c.set.HostNS {
-		delete(c.spaces, p.key.NS)
-	}
 		if p.space.told {
 			c.event(Event{Type: GuardDoubtOver, Path: PathKey{NS: p.key.NS}, Text: "nothing is watched here any more"})
 		}
+		delete(c.spaces, p.key.NS)
+	}
 	if len(e.paths) == 0 {
 		delete(c.endpoints, e.addr)
 		c.ranked = slices.DeleteFunc(c.ranked, func(x *endpoint) bool { return x == e })
 	}
 }
 
-func (k *conn) setWaiting(w bool) {
-	if w == k.waiting {
 // close ends what was reported about k.
 func (c *Core) close(k *conn, t EventType, text string) {
 	if k.open {
@@ -339,6 +337,8 @@ func (c *Core) close(k *conn, t EventType, text string) {
 	}
 }
 
+func (k *conn) setWaiting(w bool) {
+	if w == k.waiting {
 		return
 	}
 	k.waiting = w
@@ -388,11 +388,11 @@ func (c *Core) takeSample(s *Sample) {
 	}
 	switch {
 	case unanswered == 0:
-		k.setWaiting(false)
-	case !k.waiting:
 		if k.state == Closing {
 			c.close(k, ConnectionGone, "it is being closed")
 		}
+		k.setWaiting(false)
+	case !k.waiting:
 		k.setWaiting(true)
 		k.runs = 1
 		// The first of them went out before the repetitions did, which the
@@ -473,9 +473,9 @@ func (c *Core) heard(k *conn, s *Sample) {
 	if s.BytesReceived > k.bytesIn {
 		k.path.endpoint.received = max(k.path.endpoint.received, c.now-s.LastDataRecv)
 	}
+	c.close(k, ConnectionHeard, "its peer is heard again")
 	k.setWaiting(false)
 	k.heard, k.base, k.counted, k.baseOut = at, s.TotalRetrans-again, made, s.DataSegsOut
-	c.close(k, ConnectionHeard, "its peer is heard again")
 	k.segsIn, k.bytesIn = s.SegsIn, s.BytesReceived
 	k.failures, k.again = 0, 0
 	k.path.heard = max(k.path.heard, at)

@@ -146,11 +146,11 @@ const (
 	EndpointDown        EventType = "endpoint.down"
 	EndpointUp          EventType = "endpoint.up"
 	ConnectionStalled   EventType = "connection.stalled"
+	ConnectionHeard     EventType = "connection.heard"  // a stalled or half-dead one is fine
+	ConnectionGone      EventType = "connection.gone"   // a stalled or half-dead one has ended
 	ConnectionJudged    EventType = "connection.judged" // would have been reaped, were it permitted
 	ConnectionReaped    EventType = "connection.reaped"
 	ConnectionRecovered EventType = "connection.recovered" // its client is back
-	ConnectionHeard     EventType = "connection.heard"  // a stalled or half-dead one is fine
-	ConnectionGone      EventType = "connection.gone"   // a stalled or half-dead one has ended
 	ClientNotBack       EventType = "client.not_back"
 	GuardDoubt          EventType = "guard.doubt"
 	GuardDoubtOver      EventType = "guard.doubt_over"
