@@ -1,9 +1,12 @@
 // Package event carries what redisguard has judged and done to whoever wants to
 // know: the log, the audit file, and subscribers.
 //
-// A [Hub] numbers events, keeps the last ones, and hands each to every
-// subscriber. Publishing never waits: a subscriber that does not keep up loses
-// events, is told how many, and nobody else notices.
+// A [Hub] numbers events and keeps the last ones in a ring, beside the [State]
+// that follows from all of them. A subscriber is no more than a place in the
+// ring: publishing never waits for anybody, costs the same for one subscriber and
+// for ten thousand, and who falls so far behind that the ring has gone round is
+// told so instead of missing something silently. What an event looks like on the
+// wire is worked out once, when the first one asks, and shared by all.
 package event
 
 import (
@@ -24,21 +27,35 @@ type Event struct {
 	// Text says it in words.
 	Text     string         `json:"text"`
 	Endpoint netip.AddrPort `json:"endpoint,omitzero"`
-	// Namespace is the network namespace as people call it.
-	Namespace  string            `json:"namespace,omitempty"`
+	// NS is the network namespace, and Namespace what people call it.
+	NS        verdict.NS `json:"ns,omitempty"`
+	Namespace string     `json:"namespace,omitempty"`
+	// Connection may be missing in an event about a connection that was gone
+	// before it could be described; Cookie is there always.
 	Connection *Connection       `json:"connection,omitempty"`
+	Cookie     uint64            `json:"cookie,omitempty"`
 	Evidence   *verdict.Evidence `json:"evidence,omitempty"`
 	// TookMs is how long it was: reap to client back, suspicion to up.
 	TookMs int64 `json:"took_ms,omitempty"`
 	// Outcome is what became of an act.
 	Outcome string `json:"outcome,omitempty"`
+	// Peer asked for the act, nil where the guard itself decided.
+	Peer *Peer `json:"peer,omitempty"`
+	// Mode comes with ModeChanged.
+	Mode *Mode `json:"mode,omitempty"`
 }
 
 // The daemon's own types, beside those of package verdict.
 const (
 	ModeChanged   verdict.EventType = "mode.changed"
+	ConfigChanged verdict.EventType = "config.changed"
 	ConfigRefused verdict.EventType = "config.refused"
 )
+
+// Types are all types of events.
+func Types() []verdict.EventType {
+	return append(verdict.EventTypes(), ModeChanged, ConfigChanged, ConfigRefused)
+}
 
 // Connection names a connection and whose it is.
 type Connection struct {
@@ -56,78 +73,51 @@ type Connection struct {
 	ContainerID  string `json:"container_id,omitempty"`
 }
 
-// Hub spreads events. The zero value keeps none; make one with NewHub.
-type Hub struct {
-	mu   sync.Mutex
-	seq  uint64
-	ring []Event // the last ones, ring[seq % len] being the next to be overwritten
-	subs map[*Subscription]struct{}
+// Peer is who asked for an act.
+type Peer struct {
+	PID    int    `json:"pid"`
+	UID    uint32 `json:"uid"`
+	Comm   string `json:"comm,omitempty"` // escaped
+	Cgroup string `json:"cgroup,omitempty"`
 }
 
-// NewHub returns a hub that keeps the last n events, at least one.
-func NewHub(n int) *Hub {
-	return &Hub{ring: make([]Event, max(1, n)), subs: map[*Subscription]struct{}{}}
+// Mode is what sets how far the guard may go, in the words of the config.
+type Mode struct {
+	Configured string `json:"configured"`
+	Override   string `json:"override"`
+	Switch     bool   `json:"switch"`
+	DryRun     bool   `json:"dry_run"`
+	Effective  string `json:"effective"`
 }
 
-// Publish numbers e and spreads it. It returns the number.
-func (h *Hub) Publish(e Event) uint64 {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.seq++
-	e.Seq = h.seq
-	h.ring[h.seq%uint64(len(h.ring))] = e
-	for s := range h.subs {
-		select {
-		case s.events <- e:
-		default:
-			s.dropped++
-		}
-	}
-	return e.Seq
+// Form is one of the ways in which an event is written.
+type Form int
+
+// The forms.
+const (
+	ForHost Form = iota // everything
+	ForPod              // without what is none of a pod's business
+	forms
+)
+
+// Record is an event as the hub keeps it. Nobody changes it.
+type Record struct {
+	Event
+	wire wire
 }
 
-// Last returns up to n of the latest events, oldest first.
-func (h *Hub) Last(n int) []Event {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	count := min(h.seq, uint64(len(h.ring)), uint64(max(0, n)))
-	list := make([]Event, 0, count)
-	for seq := h.seq - count + 1; seq <= h.seq; seq++ {
-		list = append(list, h.ring[seq%uint64(len(h.ring))])
-	}
-	return list
+// Wire is the event in a form, which encode makes when it is first asked for.
+func (r *Record) Wire(f Form, encode func(*Event) []byte) []byte {
+	return r.wire.get(f, func() []byte { return encode(&r.Event) })
 }
 
-// Subscription receives events until it is closed.
-type Subscription struct {
-	hub     *Hub
-	events  chan Event
-	dropped uint64 // under hub.mu
+// wire keeps what was encoded.
+type wire struct {
+	once [forms]sync.Once
+	text [forms][]byte
 }
 
-// Subscribe returns a subscription with room for the given number of events that
-// were not received yet.
-func (h *Hub) Subscribe(room int) *Subscription {
-	s := &Subscription{hub: h, events: make(chan Event, max(1, room))}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.subs[s] = struct{}{}
-	return s
-}
-
-// Events is where the events come from. It is never closed.
-func (s *Subscription) Events() <-chan Event { return s.events }
-
-// Dropped is how many events were lost because the room was full.
-func (s *Subscription) Dropped() uint64 {
-	s.hub.mu.Lock()
-	defer s.hub.mu.Unlock()
-	return s.dropped
-}
-
-// Close ends the subscription.
-func (s *Subscription) Close() {
-	s.hub.mu.Lock()
-	defer s.hub.mu.Unlock()
-	delete(s.hub.subs, s)
+func (w *wire) get(f Form, encode func() []byte) []byte {
+	w.once[f].Do(func() { w.text[f] = encode() })
+	return w.text[f]
 }

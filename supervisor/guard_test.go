@@ -47,8 +47,8 @@ func base() config.Config {
 // startGuard runs a supervisor until the test ends.
 func startGuard(t *testing.T, c config.Config, dryRun bool) *guard {
 	t.Helper()
-	hub := event.NewHub(1024)
-	sub := hub.Subscribe(100_000)
+	hub := event.NewHub(100_000)
+	sub := hub.Subscribe()
 	g := &guard{t: t, disable: filepath.Join(t.TempDir(), "disable"), log: keepLog(t), news: make(chan struct{})}
 	s, err := supervisor.New(supervisor.Options{
 		Config: c, Log: slog.New(slog.NewTextHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
@@ -63,17 +63,20 @@ func startGuard(t *testing.T, c config.Config, dryRun bool) *guard {
 	go func() { done <- s.Run(ctx) }()
 	var collector sync.WaitGroup
 	collector.Go(func() {
+		defer sub.Close()
 		for {
-			select {
-			case e := <-sub.Events():
-				g.mu.Lock()
-				g.events = append(g.events, e)
-				close(g.news)
-				g.news = make(chan struct{})
-				g.mu.Unlock()
-			case <-ctx.Done():
+			e, err := sub.Next(ctx)
+			if err != nil {
+				if ctx.Err() == nil {
+					t.Errorf("events were lost: %v", err)
+				}
 				return
 			}
+			g.mu.Lock()
+			g.events = append(g.events, e.Event)
+			close(g.news)
+			g.news = make(chan struct{})
+			g.mu.Unlock()
 		}
 	})
 	t.Cleanup(func() {
