@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -134,7 +135,7 @@ func look(ctx context.Context, h *netlink.Handle, r netlink.Route, addr netip.Ad
 	for pending := true; pending && time.Now().Before(deadline) && ctx.Err() == nil; {
 		pending = false
 		for _, q := range asked {
-			pending = q.poll(h) || pending
+			pending = q.poll() || pending
 		}
 		if pending {
 			select {
@@ -189,7 +190,7 @@ func (q *ask) start(h *netlink.Handle) {
 		return
 	}
 	*q.to = Unknown
-	n, ok := q.entry(h)
+	n, ok := q.entry()
 	if !ok {
 		return // nobody has talked to it lately: nothing to learn from silence
 	}
@@ -209,30 +210,36 @@ func (q *ask) start(h *netlink.Handle) {
 }
 
 // poll looks whether the neighbour has answered; true means not yet.
-func (q *ask) poll(h *netlink.Handle) bool {
+func (q *ask) poll() bool {
 	if q.ip == nil || *q.to != Silent {
 		return false
 	}
-	if n, ok := q.entry(h); ok && n.State&netlink.NUD_REACHABLE != 0 {
+	if n, ok := q.entry(); ok && n.State&netlink.NUD_REACHABLE != 0 {
 		*q.to = Reachable
 		return false
 	}
 	return true
 }
 
-func (q *ask) entry(h *netlink.Handle) (*netlink.Neigh, bool) {
-	family := netlink.FAMILY_V6
-	if q.ip.To4() != nil {
-		family = netlink.FAMILY_V4
+// entry gets the one entry. A dump of the table would show it too, but whoever has
+// CAP_NET_ADMIN in a pod decides how long that table is.
+func (q *ask) entry() (*netlink.Neigh, bool) {
+	family, ip := unix.AF_INET6, q.ip.To16()
+	if ip4 := q.ip.To4(); ip4 != nil {
+		family, ip = unix.AF_INET, ip4
 	}
-	list, err := h.NeighList(q.link, family)
-	if err != nil {
+	// Without the dump flag this is a get (neigh_get in net/core/neighbour.c,
+	// Linux 5.0).
+	req := nl.NewNetlinkRequest(unix.RTM_GETNEIGH, 0)
+	req.AddData(&netlink.Ndmsg{Family: uint8(family), Index: uint32(q.link)})
+	req.AddData(nl.NewRtAttr(netlink.NDA_DST, ip))
+	msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWNEIGH)
+	if err != nil || len(msgs) != 1 {
 		return nil, false
 	}
-	for i := range list {
-		if list[i].IP.Equal(q.ip) {
-			return &list[i], true
-		}
+	n, err := netlink.NeighDeserialize(msgs[0])
+	if err != nil || n.LinkIndex != q.link || !n.IP.Equal(q.ip) {
+		return nil, false
 	}
-	return nil, false
+	return n, true
 }

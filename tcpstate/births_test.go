@@ -4,13 +4,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/redisguard/redisguard/internal/sys"
 )
 
 func TestBirthsTellOfConnectionsToWatchedPorts(t *testing.T) {
@@ -110,7 +107,7 @@ func TestBirthsCountWhatIsLost(t *testing.T) {
 	born := 0
 	count := func(x Birth) { born++ }
 	lost := b.Read(count)
-	for range 4 {
+	for deadline := time.Now().Add(10 * time.Second); lost == 0 && time.Now().Before(deadline); { // on whatever CPU we run
 		c, err := net.Dial("tcp4", l.Addr().String())
 		if err != nil {
 			t.Fatal(err)
@@ -121,39 +118,4 @@ func TestBirthsCountWhatIsLost(t *testing.T) {
 	if lost == 0 || born == 0 {
 		t.Errorf("%d births seen and %d lost of %d", born, lost, 2*n)
 	}
-}
-
-func TestParseBirthFormat(t *testing.T) {
-	fs, err := sys.OpenTracefs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer fs.Close()
-	b, err := sys.ReadAt(fs, birthEvent+"format")
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := string(b)
-	f, err := parseBirthFormat(text)
-	if err != nil || f.skaddr == 0 || f.daddr6 == 0 {
-		t.Fatalf("%+v, %v of\n%s", f, err, text)
-	}
-	for _, bad := range []string{"", strings.Replace(text, "daddr_v6", "other", 1), strings.Replace(text, "size:16", "size:8", 1), strings.Replace(text, "offset:", "offset:-", 9)} {
-		if f, err := parseBirthFormat(bad); err == nil {
-			t.Errorf("%+v was read from\n%s", f, bad)
-		}
-	}
-	if _, ok := f.parse(make([]byte, 16)); ok {
-		t.Error("a short record was read")
-	}
-}
-
-func FuzzBirths(f *testing.F) {
-	f.Add("field:const void * skaddr;	offset:8;	size:8;	signed:0;", make([]byte, 80))
-	f.Fuzz(func(t *testing.T, text string, raw []byte) {
-		format, err := parseBirthFormat(text)
-		if err == nil {
-			format.parse(raw)
-		}
-	})
 }

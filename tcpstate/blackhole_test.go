@@ -2,6 +2,8 @@ package tcpstate_test
 
 import (
 	"context"
+	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -11,7 +13,8 @@ import (
 
 // What the verdicts build on, on the kernel that runs the test: in a black hole
 // the count of segments in stands still, every transmission that is really made
-// counts in total_retrans and resets last_data_sent, and last_ack_recv grows.
+// counts in total_retrans, resets last_data_sent and is told by the tracepoint, and
+// last_ack_recv grows.
 func TestWhatTheKernelShowsInABlackHole(t *testing.T) {
 	l, err := lab.New(lab.Config{Prefix: "rgts"})
 	if err != nil {
@@ -52,6 +55,7 @@ func TestWhatTheKernelShowsInABlackHole(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	local := conn.LocalAddr().(*net.TCPAddr).AddrPort()
 	look := func() (c tcpstate.Connection) {
 		t.Helper()
 		err := client.Do(func() error {
@@ -61,7 +65,9 @@ func TestWhatTheKernelShowsInABlackHole(t *testing.T) {
 			}
 			defer s.Close()
 			return s.Dump(tcpstate.Filter{RemotePorts: []uint16{6379}, Info: true}, func(got *tcpstate.Connection) error {
-				c = *got
+				if got.Local == local { // a guard on this machine may be probing from there
+					c = *got
+				}
 				return nil
 			})
 		})
@@ -73,14 +79,28 @@ func TestWhatTheKernelShowsInABlackHole(t *testing.T) {
 	if err := server.Vanish(); err != nil {
 		t.Fatal(err)
 	}
+	retransmits, err := tcpstate.OpenRetransmits([]uint16{1, 6379})
+	if err != nil {
+		t.Fatalf("this kernel has tracepoints, and we are root: %v", err)
+	}
+	defer retransmits.Close()
 	before := look()
 	lost := time.Now()
 	if _, err := conn.Write([]byte("into the void")); err != nil {
 		t.Fatal(err)
 	}
 	last := before
-	sent := 0
+	sent, told := 0, 0
+	tell := func(local, remote netip.AddrPort) {
+		if remote.Port() != 6379 {
+			t.Errorf("a retransmission to %v, which is not watched", remote)
+		}
+		if local == before.Local && remote == before.Remote { // others may be at it on this machine
+			told++
+		}
+	}
 	for sent < 3 {
+		retransmits.Read(tell)
 		now := look()
 		if time.Since(lost) > 15*time.Second {
 			t.Fatalf("three retransmissions take longer than 15 s: %+v", now)
@@ -97,6 +117,10 @@ func TestWhatTheKernelShowsInABlackHole(t *testing.T) {
 			}
 		}
 		last = now
+	}
+	retransmits.Read(tell)
+	if n := int(last.Info.TotalRetrans - before.Info.TotalRetrans); told < n || told > n+1 { // one may have come since the last look
+		t.Errorf("the tracepoint told of %d retransmissions, the socket of %d", told, n)
 	}
 	if silence := time.Since(lost); last.Info.LastAckRecv < silence-100*time.Millisecond {
 		t.Errorf("last_ack_recv is %v after a silence of %v", last.Info.LastAckRecv, silence)

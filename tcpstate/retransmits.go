@@ -1,0 +1,41 @@
+package tcpstate
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// Retransmits tells of retransmissions to the watched ports, from all network
+// namespaces of the node at once, as the kernel's tracepoint tcp:tcp_retransmit_skb
+// (Linux 4.16) has them: timeouts, loss probes and repeated SYNs, but not the
+// probes of keepalive and of a zero window. With them a connection that is silent
+// need not be looked for: it says so itself, within some 220 ms of sending.
+//
+// What it costs is some 0.2 us of the kernel's time at each retransmission of any
+// TCP socket of the node.
+type Retransmits struct{ from *tracepoint }
+
+// retransmitPages is the room per CPU between two reads: 8 pages hold some 290
+// retransmissions.
+const retransmitPages = 8
+
+// OpenRetransmits starts receiving retransmissions to the given remote ports. It
+// needs CAP_PERFMON or CAP_SYS_ADMIN, and tracefs.
+func OpenRetransmits(ports []uint16) (*Retransmits, error) {
+	from, err := openTracepoint("tcp/tcp_retransmit_skb", "state", "", ports, retransmitPages)
+	if err != nil {
+		return nil, fmt.Errorf("cannot receive retransmissions: %w", err)
+	}
+	return &Retransmits{from}, nil
+}
+
+// Close stops receiving.
+func (r *Retransmits) Close() { r.from.close() }
+
+// Read calls fn with the addresses of the connection for every retransmission
+// since the last call, without a system call. The kernel does not say in which
+// namespace. Read returns how many were lost for want of room: then only looks
+// tell.
+func (r *Retransmits) Read(fn func(local, remote netip.AddrPort)) (lost uint64) {
+	return r.from.read(func(_ int, t traced) { fn(t.local, t.remote) })
+}
