@@ -68,8 +68,7 @@ func (w *watcher) reapIn(sp *space, list []verdict.Reap) error {
 		w.report(&list[i], outcome[i], why[i])
 		w.in.Reaped = append(w.in.Reaped, verdict.ReapResult{Key: list[i].Key, At: now, Outcome: outcome[i]})
 		if t := w.conns[list[i].Key]; t != nil && (outcome[i] == verdict.ReapDone || outcome[i] == verdict.ReapGone) {
-			delete(w.conns, t.key)
-			delete(t.space.conns, t.key.Cookie)
+			w.drop(t)
 		}
 	}
 	if sp != nil {

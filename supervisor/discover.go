@@ -39,7 +39,9 @@ const (
 	fullLookShare = 0.2
 	// birthPause is the pause between two looks at births. They cost nothing
 	// where there are none.
-	birthPause = 50 * time.Millisecond
+	birthPause = 100 * time.Millisecond
+	// switchPause is the pause between two looks at the off switch.
+	switchPause = 300 * time.Millisecond
 	// hotFor is how long after a reap new connections of a namespace are looked
 	// for at every turn, to see its clients come back.
 	hotFor = 5 * time.Second
@@ -105,7 +107,8 @@ func (s *Supervisor) discover(ctx context.Context) error {
 		d.finder.HostPath = filepath.Join(s.opt.Proc.Proc, "1/ns/net")
 	}
 	defer d.births.close()
-	var nextSpaces, nextLook time.Duration
+	var nextSpaces, nextLook, nextSwitch time.Duration
+	off := false
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -126,7 +129,10 @@ func (s *Supervisor) discover(ctx context.Context) error {
 		}
 		c := s.config()
 		now := monotonic()
-		if s.watchMode(c) == config.Off || s.disabled() {
+		if now >= nextSwitch {
+			off, nextSwitch = s.disabled(), now+switchPause
+		}
+		if off || s.watchMode(c) == config.Off {
 			d.spaces = map[netns.ID]*viewed{}
 			d.births.close()
 			s.figures.succeeded(Discoverer)

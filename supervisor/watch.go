@@ -3,7 +3,6 @@ package supervisor
 import (
 	"context"
 	"errors"
-	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -28,8 +27,11 @@ const (
 	// a single broken flow is found fastest, a thousand cost no more than one.
 	suspectTick     = 100 * time.Millisecond
 	suspectTickEach = time.Millisecond
-	// everyone is within how long each connection is looked at.
-	everyone = time.Second
+	// everyone is within how long each connection is looked at, and
+	// everyoneHeard where the kernel tells of retransmissions, so that the look is
+	// left for what makes none: replies, keepalive, ends.
+	everyone      = time.Second
+	everyoneHeard = 5 * time.Second
 	// perTick is how many connections are looked at at every tick in quiet
 	// times, all of them if there are no more. 500 looks are some 0.8 ms.
 	perTick = 500
@@ -48,10 +50,12 @@ const (
 
 // tracked is a connection in the watcher's table.
 type tracked struct {
-	key   verdict.ConnKey
-	space *space
-	conn  tcpstate.Connection // as last seen
-	own   ownership
+	key       verdict.ConnKey
+	space     *space
+	conn      tcpstate.Connection // as last seen
+	own       ownership
+	round     uint64 // in which it was last looked at
+	forgotten bool   // it is not in the table any more
 	// permit as the core was told.
 	permit verdict.Permit
 	exempt Exemption
@@ -60,12 +64,14 @@ type tracked struct {
 
 // space is a namespace in the watcher's table.
 type space struct {
-	ns    netns.Namespace
-	key   verdict.NS
-	conns map[uint64]*tracked
-	due   time.Duration // when everyone in it is to be looked at again
-	lost  bool          // its way in is broken; the discoverer looks for another
-	full  bool          // it was said that it has too many connections
+	ns      netns.Namespace
+	key     verdict.NS
+	conns   map[uint64]*tracked
+	turn    []*tracked    // to be looked at in this round
+	looked  time.Duration // when everyone in it was last looked at
+	suspect uint64        // the round in which one of its paths was suspect
+	lost    bool          // its way in is broken; the discoverer looks for another
+	full    bool          // it was said that it has too many connections
 }
 
 // watcher is the state of the watching loop.
@@ -83,18 +89,19 @@ type watcher struct {
 	conns    map[verdict.ConnKey]*tracked
 	suspects []verdict.PathKey
 	wake     time.Duration
-	round    int
+	round    uint64 // of looks
 	probeID  uint64
 	nextAsk  time.Duration
-	reps     map[verdict.ConnKey]bool // representatives, see there
+	reps     []*tracked // representatives, see there
 	repsAt   time.Duration
+	retrans  retransmits
 	memory   *memory
 	recalled map[verdict.PathKey]bool // paths whose predecessor's probe was handed over
 	off      bool
 
 	// Kept for their memory.
 	ids     []tcpstate.ID
-	turn    []*tracked
+	turn    []*space // with connections to be looked at
 	results []tcpstate.Result
 }
 
@@ -131,6 +138,7 @@ func (s *Supervisor) watch(ctx context.Context) error {
 	w.core = verdict.New(w.set)
 	w.rec = openRecorder(c.Record, s.log)
 	defer w.rec.close()
+	defer w.retrans.close()
 	return w.loop(ctx)
 }
 
@@ -252,6 +260,9 @@ func (w *watcher) step(ctx context.Context) error {
 		if err := w.reap(out.Reap); err != nil {
 			return err
 		}
+		if err := w.lookAtPaths(out.Look); err != nil {
+			return err
+		}
 		for _, p := range out.NextHop {
 			w.nextHop(ctx, p)
 		}
@@ -261,7 +272,7 @@ func (w *watcher) step(ctx context.Context) error {
 		for _, p := range out.Probe {
 			w.probe(ctx, p)
 		}
-		if len(w.in.Reaped) == 0 && len(w.in.Probes) == 0 {
+		if len(w.in.Reaped) == 0 && len(w.in.Probes) == 0 && len(w.in.Samples) == 0 {
 			break
 		}
 	}
@@ -303,7 +314,7 @@ func (w *watcher) switchOff(off bool) {
 	w.spaces, w.byKey, w.conns = map[netns.ID]*space{}, map[verdict.NS]*space{}, map[verdict.ConnKey]*tracked{}
 	w.core = verdict.New(w.set)
 	w.in.Reset()
-	w.suspects, w.wake = nil, 0
+	w.suspects, w.wake, w.reps = nil, 0, nil
 	w.s.stats.tracked.Store(0)
 	text := "redisguard is on"
 	if off {
@@ -328,7 +339,7 @@ func (w *watcher) takeSpaces(list spaceList) {
 		seen[ns.ID] = true
 		sp := w.spaces[ns.ID]
 		if sp == nil {
-			sp = &space{key: nsKey(ns.ID), conns: map[uint64]*tracked{}, due: monotonic() + rand.N(everyone)}
+			sp = &space{key: nsKey(ns.ID), conns: map[uint64]*tracked{}, looked: monotonic() - rand.N(everyone)}
 			w.spaces[ns.ID] = sp
 			w.byKey[sp.key] = sp
 		}
@@ -494,61 +505,111 @@ func (w *watcher) takeResult(r result) {
 	}
 }
 
-// forget drops a connection.
+// drop takes a connection out of the table.
+func (w *watcher) drop(t *tracked) {
+	t.forgotten = true
+	delete(w.conns, t.key)
+	delete(t.space.conns, t.key.Cookie)
+}
+
+// forget drops a connection that the core does not know to be gone.
 func (w *watcher) forget(t *tracked) {
 	if t == nil {
 		return
 	}
-	delete(w.conns, t.key)
-	delete(t.space.conns, t.key.Cookie)
+	w.drop(t)
 	w.in.Gone = append(w.in.Gone, t.key)
 }
 
 // lookAround takes a sample of every connection whose turn it is: all if they are
-// few, else some of each endpoint at every tick, those of suspect paths too, and
-// everyone once a second.
+// few, else some of each endpoint at every tick, those of suspect paths too, those
+// that retransmit, and everyone now and then.
 func (w *watcher) lookAround() error {
 	w.round++
 	now := monotonic()
-	all := len(w.conns) <= perTick
-	var turn map[verdict.ConnKey]bool
-	if !all {
-		if w.reps == nil || now-w.repsAt >= everyone {
-			w.reps, w.repsAt = w.representatives(), now
-		}
-		if turn = w.reps; len(w.suspects) > 0 {
-			turn = maps.Clone(w.reps)
-			w.addSuspects(turn)
-		}
+	every := everyone
+	if w.retrans.hear(w) {
+		every = everyoneHeard
 	}
-	for _, sp := range w.spaces {
-		if len(sp.conns) == 0 || sp.lost {
-			continue
+	all := len(w.conns) <= perTick
+	if !all {
+		chosen := now-w.repsAt >= everyone
+		if chosen {
+			w.representatives()
+			w.repsAt = now
 		}
-		w.turn, w.ids = w.turn[:0], w.ids[:0]
-		mine := all || now >= sp.due
-		if mine {
-			sp.due = max(sp.due+everyone, now)
-		}
-		for _, t := range sp.conns {
-			if mine || turn[t.key] {
-				w.turn = append(w.turn, t)
-				w.ids = append(w.ids, t.conn.ID)
+		// Where a silence tells of itself they need not be looked at to see one.
+		if chosen || every == everyone || len(w.suspects) > 0 {
+			for _, t := range w.reps {
+				w.take(t)
 			}
 		}
-		if len(w.turn) == 0 {
-			continue
+		w.takeSuspects()
+	}
+	for _, sp := range w.spaces {
+		pause := every
+		if sp.suspect == w.round {
+			pause = everyone
 		}
-		if err := w.lookAt(sp); err != nil {
-			return err
+		if all || now-sp.looked >= pause {
+			// Chance keeps the namespaces from falling into step with each other.
+			sp.looked = now - rand.N(pause/8)
+			for _, t := range sp.conns {
+				w.take(t)
+			}
 		}
 	}
+	return w.lookAtTurn()
+}
+
+// take has a connection looked at in this round.
+func (w *watcher) take(t *tracked) {
+	if t.round == w.round || t.forgotten {
+		return
+	}
+	t.round = w.round
+	sp := t.space
+	if len(sp.turn) == 0 {
+		w.turn = append(w.turn, sp)
+	}
+	sp.turn = append(sp.turn, t)
+}
+
+// lookAtTurn looks at what was taken, namespace by namespace.
+func (w *watcher) lookAtTurn() error {
+	for _, sp := range w.turn {
+		if !sp.lost {
+			if err := w.lookAt(sp); err != nil {
+				return err
+			}
+		}
+		sp.turn = sp.turn[:0]
+	}
+	w.turn = w.turn[:0]
 	return nil
 }
 
-// representatives picks a few connections of each endpoint, most recently heard
-// ones, since those show a silence first.
-func (w *watcher) representatives() map[verdict.ConnKey]bool {
+// lookAtPaths looks at all connections of the paths that a verdict waits for.
+func (w *watcher) lookAtPaths(paths []verdict.PathKey) error {
+	if len(paths) == 0 {
+		return nil
+	}
+	w.round++
+	for _, p := range paths {
+		if sp := w.byKey[p.NS]; sp != nil {
+			for _, t := range sp.conns {
+				if t.conn.Remote == p.Endpoint {
+					w.take(t)
+				}
+			}
+		}
+	}
+	return w.lookAtTurn()
+}
+
+// representatives picks a few connections of each endpoint, those that received
+// most, since those show a silence first.
+func (w *watcher) representatives() {
 	const perEndpoint = 4
 	best := map[netip.AddrPort][perEndpoint]*tracked{}
 	for _, t := range w.conns {
@@ -557,26 +618,32 @@ func (w *watcher) representatives() map[verdict.ConnKey]bool {
 			if b[i] == nil || t.conn.Info.BytesReceived > b[i].conn.Info.BytesReceived {
 				copy(b[i+1:], b[i:])
 				b[i] = t
+				best[t.conn.Remote] = b
 				break
 			}
 		}
-		best[t.conn.Remote] = b
 	}
-	turn := make(map[verdict.ConnKey]bool, len(best)*perEndpoint)
+	w.reps = w.reps[:0]
 	for _, b := range best {
 		for _, t := range b {
 			if t != nil {
-				turn[t.key] = true
+				w.reps = append(w.reps, t)
 			}
 		}
 	}
-	return turn
 }
 
-func (w *watcher) addSuspects(turn map[verdict.ConnKey]bool) {
+// takeSuspects takes some connections of suspect paths, which take turns, and
+// marks their namespaces.
+func (w *watcher) takeSuspects() {
+	for _, p := range w.suspects {
+		if sp := w.byKey[p.NS]; sp != nil {
+			sp.suspect = w.round
+		}
+	}
 	left := suspectsPerTick
 	for i := range w.suspects {
-		p := w.suspects[(w.round*suspectsPerTick/suspectsPerPath+i)%len(w.suspects)]
+		p := w.suspects[(int(w.round)*suspectsPerTick/suspectsPerPath+i)%len(w.suspects)]
 		sp := w.byKey[p.NS]
 		if sp == nil {
 			continue
@@ -584,7 +651,7 @@ func (w *watcher) addSuspects(turn map[verdict.ConnKey]bool) {
 		n := 0
 		for _, t := range sp.conns {
 			if t.conn.Remote == p.Endpoint && n < suspectsPerPath {
-				turn[t.key] = true
+				w.take(t)
 				n++
 			}
 		}
@@ -594,8 +661,12 @@ func (w *watcher) addSuspects(turn map[verdict.ConnKey]bool) {
 	}
 }
 
-// lookAt samples w.turn, which are connections of sp.
+// lookAt samples those of a namespace whose turn it is.
 func (w *watcher) lookAt(sp *space) error {
+	w.ids = w.ids[:0]
+	for _, t := range sp.turn {
+		w.ids = append(w.ids, t.conn.ID)
+	}
 	w.results = slices.Grow(w.results[:0], len(w.ids))[:len(w.ids)]
 	err := w.thread.Visit(sp.ns, func() error {
 		if err := w.socket.Open(); err != nil {
@@ -616,7 +687,7 @@ func (w *watcher) lookAt(sp *space) error {
 		w.s.log.Debug("cannot look at connections", "namespace", sp.ns, "error", err)
 		return nil
 	}
-	for i, t := range w.turn {
+	for i, t := range sp.turn {
 		r := &w.results[i]
 		switch {
 		case errors.Is(r.Err, tcpstate.ErrGone):

@@ -71,7 +71,7 @@ func (c *Core) Step(in *Input) *Output {
 	c.now = min(max(c.now, in.Now), endOfTime)
 	c.out = Output{
 		Events: c.out.Events[:0], Reap: c.out.Reap[:0], Probe: c.out.Probe[:0],
-		NextHop: c.out.NextHop[:0], Others: c.out.Others[:0], Suspects: c.out.Suspects[:0],
+		NextHop: c.out.NextHop[:0], Others: c.out.Others[:0], Suspects: c.out.Suspects[:0], Look: c.out.Look[:0],
 	}
 	c.steps++
 	c.takeLate(in.Late)
@@ -123,6 +123,8 @@ func (c *Core) order() {
 	slices.SortFunc(c.out.NextHop, byPath)
 	c.out.NextHop = slices.Compact(c.out.NextHop)
 	slices.SortFunc(c.out.Suspects, byPath)
+	slices.SortFunc(c.out.Look, byPath)
+	c.out.Look = slices.Compact(c.out.Look)
 	slices.SortStableFunc(c.out.Events, func(a, b Event) int {
 		return cmp.Or(cmp.Compare(a.At, b.At), byPath(a.Path, b.Path), cmp.Compare(a.Key.Cookie, b.Key.Cookie), cmp.Compare(a.Type, b.Type), cmp.Compare(a.Text, b.Text))
 	})
@@ -142,7 +144,7 @@ type conn struct {
 	heard         time.Duration // when its peer was last heard
 	segsIn        uint32
 	bytesIn       uint64
-	sampled       bool
+	sampled       time.Duration // when it was last looked at; 0 is never
 
 	// While something it sent is unanswered:
 	waiting    bool
@@ -180,6 +182,7 @@ type path struct {
 	space    *space
 	conns    map[uint64]*conn
 	waiting  int
+	asleep   int           // connections that are asleep
 	heard    time.Duration // when anything was last heard on it
 	baseline bool          // a probe from here succeeded once
 	probed   time.Duration // start of the last probe from here; 0 is never
@@ -292,6 +295,7 @@ func (c *Core) forget(key ConnKey) {
 	}
 	c.close(k, ConnectionGone, "it has ended")
 	k.setWaiting(false)
+	k.setAsleep(0)
 	k.reap = reapOver // a queued reap finds this and is dropped
 	delete(c.conns, key)
 	p := k.path
@@ -351,13 +355,24 @@ func (k *conn) setWaiting(w bool) {
 	clear(k.sent[:])
 }
 
+func (k *conn) setAsleep(since time.Duration) {
+	if was := k.asleep != 0; was != (since != 0) {
+		if was {
+			k.path.asleep--
+		} else {
+			k.path.asleep++
+		}
+	}
+	k.asleep = since
+}
+
 // takeSample brings one look at a connection to account.
 func (c *Core) takeSample(s *Sample) {
 	k := c.conns[s.Key]
 	if k == nil {
 		return
 	}
-	now := c.now
+	now := max(1, c.now)
 	k.state, k.rtt = s.State, s.RTT
 	lastTx := now - s.LastDataSent
 	if s.State == SynSent {
@@ -371,10 +386,10 @@ func (c *Core) takeSample(s *Sample) {
 		if n := 1 + int(s.TotalRetrans); n > k.unanswered {
 			c.transmitted(k, n-k.unanswered, max(lastTx, k.waitFrom))
 		}
-		k.sampled = true
+		k.sampled = now
 		return
 	}
-	newlyHeard := !k.sampled || s.SegsIn != k.segsIn || s.BytesReceived != k.bytesIn
+	newlyHeard := k.sampled == 0 || s.SegsIn != k.segsIn || s.BytesReceived != k.bytesIn
 	if newlyHeard {
 		c.heard(k, s)
 	}
@@ -413,12 +428,12 @@ func (c *Core) takeSample(s *Sample) {
 	// A reply that does not come, while TCP is fine.
 	if s.Unacked == 0 && s.LastDataSent < s.LastDataRecv && s.State == Established {
 		if k.asleep == 0 {
-			k.asleep = max(1, lastTx)
+			k.setAsleep(max(1, lastTx))
 		}
 	} else {
-		k.asleep = 0
+		k.setAsleep(0)
 	}
-	k.sampled = true
+	k.sampled = now
 }
 
 // transmitted records n more unanswered transmissions, the last at lastTx.
@@ -464,7 +479,7 @@ func (c *Core) heard(k *conn, s *Sample) {
 		made -= again
 		made -= min(1, made-k.counted)
 	}
-	if k.sampled {
+	if k.sampled != 0 {
 		if k.waiting {
 			l.stallEnded(k.unanswered - 1)
 		}

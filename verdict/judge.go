@@ -234,7 +234,7 @@ func (c *Core) flowRule(p *path) {
 		}
 		n := k.sentSince(c.clearSince(p.space))
 		l := likelihood(loss, burst, n, k.runs)
-		if l > e.loss.surely() || !c.nextHopKnown(p, k.waitFrom) {
+		if l > e.loss.surely() || !c.nextHopKnown(p, k.waitFrom) || !c.seen(p, k) {
 			continue
 		}
 		c.condemn(k, Evidence{
@@ -295,13 +295,35 @@ func (c *Core) downRule(p *path, s *silence) {
 	n := s.unanswered + s.probes
 	loss, burst := e.loss.p(), e.loss.b()
 	l := likelihood(loss, burst, n, 1)
-	if l > e.loss.surely() || !c.nextHopKnown(p, start) {
+	if l > e.loss.surely() || !c.nextHopKnown(p, start) || !c.seenAll(p) {
 		return
 	}
 	c.down(p, Evidence{
 		Rule: RuleDown, Kinds: kinds, Since: start, Silence: c.now - start, Waiting: s.waiting, Unanswered: n,
 		ProbesUnanswered: s.probes, ProbeDetail: s.detail, Loss: loss, Burst: burst, Likelihood: l, NextHop: p.hop.Detail,
 	})
+}
+
+// seen says whether k was looked at a moment ago, and asks for a look at its path
+// if it was not: quiet connections are looked at every few seconds only, and may
+// have been heard since.
+func (c *Core) seen(p *path, k *conn) bool {
+	if c.now-k.sampled <= lookFresh {
+		return true
+	}
+	c.out.Look = append(c.out.Look, p.key)
+	return false
+}
+
+// seenAll says so of all connections of p: what is concluded from the silence of
+// some must not be refuted by another.
+func (c *Core) seenAll(p *path) bool {
+	for _, k := range p.conns {
+		if !c.seen(p, k) {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *Core) down(p *path, ev Evidence) {
@@ -338,7 +360,7 @@ func (c *Core) poolDown(e *endpoint) {
 		if q.down || q.heard > by.evidence.Since || c.doubtful(q.space) || q.outcome == Alive && q.probed > by.evidence.Since {
 			continue
 		}
-		if c.clearSince(q.space) > by.evidence.Since {
+		if c.clearSince(q.space) > by.evidence.Since || !c.seenAll(q) {
 			continue
 		}
 		c.down(q, by.evidence)
@@ -440,6 +462,15 @@ func (c *Core) judgeFrozen(e *endpoint) {
 	}
 	if c.now-e.frozenSince < c.set.DownAfter || probes < 2 {
 		return
+	}
+	if !e.frozenTold {
+		seen := true
+		for _, p := range e.ranked {
+			seen = c.seenAll(p) && seen
+		}
+		if !seen {
+			return
+		}
 	}
 	ev := Evidence{Rule: RuleUnresponsive, Kinds: ProbeSay, Since: e.frozenSince, Silence: c.now - e.frozenSince, ProbesUnanswered: probes, ProbeDetail: detail}
 	for _, p := range e.ranked {

@@ -113,6 +113,9 @@ type Output struct {
 	Others []OthersWanted
 	// Suspects are the paths whose connections should be looked at every tick.
 	Suspects []PathKey
+	// Look asks for a look at every connection of these paths now: a verdict
+	// waits for it.
+	Look []PathKey
 	// Wake is when the next step is due even if nothing is observed; 0 is never.
 	Wake time.Duration
 }

@@ -20,11 +20,17 @@ type pathWorld struct {
 	nextID uint64
 	reaped map[NS]int
 	downs  map[NS]int
+	// rare are namespaces whose connections are looked at only when they are new
+	// or a verdict asks for it.
+	rare  map[NS]bool
+	looks int
 }
 
 type pathConn struct {
 	key       ConnKey
 	busy      bool
+	fed       bool // its server sends something at every tick
+	known     bool // it was looked at
 	segs, out uint32
 	retrans   uint32
 	sent      time.Duration
@@ -37,7 +43,7 @@ var pathEndpoint = netip.MustParseAddrPort("10.0.0.5:6379")
 func newPathWorld(busy, idle []NS) *pathWorld {
 	set := profiles("balanced")
 	set.HostNS = 1
-	w := &pathWorld{core: New(set), in: &Input{}, now: time.Second, cut: map[NS]bool{}, reaped: map[NS]int{}, downs: map[NS]int{}}
+	w := &pathWorld{core: New(set), in: &Input{}, now: time.Second, cut: map[NS]bool{}, reaped: map[NS]int{}, downs: map[NS]int{}, rare: map[NS]bool{}}
 	add := func(ns NS, busy bool) {
 		k := &pathConn{key: ConnKey{ns, uint64(len(w.conns) + 1)}, busy: busy, segs: 10, sent: w.now, received: w.now}
 		w.conns = append(w.conns, k)
@@ -94,6 +100,14 @@ func (w *pathWorld) run(d time.Duration) {
 		for _, p := range out.NextHop {
 			w.in.NextHops = append(w.in.NextHops, NextHop{Path: p, At: w.now, Gateway: Reachable})
 		}
+		for _, p := range out.Look {
+			w.looks++
+			for _, k := range w.conns {
+				if k.key.NS == p.NS {
+					w.look(k)
+				}
+			}
+		}
 		for _, o := range out.Others {
 			w.in.Others = append(w.in.Others, Others{NS: o.Path.NS, At: w.now, Heard: 1})
 		}
@@ -103,6 +117,9 @@ func (w *pathWorld) run(d time.Duration) {
 // traffic is what one connection does in a tick.
 func (w *pathWorld) traffic(k *pathConn) {
 	switch {
+	case k.fed && !w.cut[k.key.NS]:
+		k.segs++
+		k.received = w.now
 	case k.busy && !w.cut[k.key.NS]:
 		k.segs++
 		k.out++
@@ -120,6 +137,14 @@ func (w *pathWorld) traffic(k *pathConn) {
 			k.out++
 		}
 	}
+	if !w.rare[k.key.NS] || !k.known {
+		w.look(k)
+	}
+}
+
+// look samples a connection.
+func (w *pathWorld) look(k *pathConn) {
+	k.known = true
 	s := Sample{Key: k.key, State: Established, SegsIn: k.segs, DataSegsOut: k.out, TotalRetrans: k.retrans, Unacked: k.unacked, RTT: time.Millisecond,
 		LastDataSent: w.now - k.sent, LastDataRecv: w.now - k.received, LastAckRecv: w.now - k.received, BytesReceived: uint64(k.segs) * 5}
 	if k.unacked > 0 {
@@ -164,6 +189,24 @@ func TestAllPathsDownTakesTheIdleAlong(t *testing.T) {
 	w.run(10 * time.Second)
 	if w.reaped[10] != 1 || w.reaped[30] != 2 || w.reaped[40] != 1 {
 		t.Errorf("reaped %v, want all", w.reaped)
+	}
+}
+
+// Quiet connections are looked at every few seconds only. Before their silence is
+// concluded from that of others, all of them are looked at: here one of two
+// subscribers is spoken to, so the way to the endpoint is fine from there.
+func TestAVerdictLooksAtEverybodyFirst(t *testing.T) {
+	w := newPathWorld([]NS{10, 20}, []NS{30, 30})
+	w.rare[30] = true
+	w.conns[3].fed = true
+	w.run(20 * time.Second)
+	w.sever(10, 20)
+	w.run(20 * time.Second)
+	if w.reaped[10]+w.reaped[20] != 2 || w.looks == 0 {
+		t.Errorf("those that are cut off: %v reaped, want their two; %d looks asked for", w.reaped, w.looks)
+	}
+	if w.reaped[30] != 0 || w.downs[30] != 0 {
+		t.Errorf("connections whose sibling was heard: %d reaped, called down %d times", w.reaped[30], w.downs[30])
 	}
 }
 

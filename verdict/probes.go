@@ -199,9 +199,11 @@ func (c *Core) needsProbe(p, by *path) (need, urgent bool) {
 func (c *Core) quiet(p *path) bool {
 	e := p.endpoint
 	since := time.Duration(0)
-	for _, k := range p.conns {
-		if k.asleep != 0 && (since == 0 || k.asleep < since) {
-			since = k.asleep
+	if p.asleep > 0 {
+		for _, k := range p.conns {
+			if k.asleep != 0 && (since == 0 || k.asleep < since) {
+				since = k.asleep
+			}
 		}
 	}
 	if since == 0 || e.received > since {

@@ -88,6 +88,9 @@ const (
 	// nextHopBurst how many at once: each takes up to 1 ms of CPU.
 	nextHopRate  = 5
 	nextHopBurst = 40
+	// lookFresh is how old the looks at the connections that a verdict is about
+	// may be: a little more than the usual tick.
+	lookFresh = 250 * time.Millisecond
 	// othersPause is the time between two looks at connections elsewhere, in one
 	// namespace and, after a burst, on the node: each is a dump, some 20 ms on a
 	// crowded node.

@@ -596,6 +596,14 @@ func (w *world) step() {
 	for _, o := range out.Others {
 		w.lookAtOthers(o)
 	}
+	if len(out.Look) > 0 {
+		for _, c := range w.conns {
+			if c.told && slices.Contains(out.Look, PathKey{c.key.NS, c.ep.addr}) {
+				w.in.Samples = append(w.in.Samples, w.sample(c))
+			}
+		}
+		w.soon(w.clock, false)
+	}
 	for _, r := range out.Reap {
 		w.lastLook(r)
 	}
