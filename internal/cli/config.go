@@ -19,8 +19,8 @@ import (
 func newConfigCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "config",
-		Short: "Check or show the configuration",
-	}, newConfigCheckCommand(), newConfigShowCommand())
+		Short: "Check, show or reload the configuration",
+	}, newConfigCheckCommand(), newConfigShowCommand(), newConfigReloadCommand())
 }
 
 func newConfigCheckCommand() *cobra.Command {

@@ -8,12 +8,13 @@ import (
 	"net/netip"
 	"path"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	v1 "github.com/redisguard/redisguard/api/v1"
+	"github.com/redisguard/redisguard/client"
 	"github.com/redisguard/redisguard/netns"
 	"github.com/redisguard/redisguard/proc"
 	"github.com/redisguard/redisguard/tcpstate"
@@ -30,9 +31,13 @@ var shownStates = tcpstate.Mask(tcpstate.Established, tcpstate.SynSent, tcpstate
 
 func newConnectionsCommand() *cobra.Command {
 	var (
+		d          daemonAt
 		s          survey
 		configPath string
 		endpoint   string
+		pod        string
+		alone      bool
+		wide       bool
 		asJSON     bool
 	)
 	cmd := &cobra.Command{
@@ -40,8 +45,11 @@ func newConnectionsCommand() *cobra.Command {
 		Short: "List this node's connections to Redis and what they are doing",
 		Long: `Connections lists the TCP connections toward the watched ports in every network
 namespace of this node: whose they are, when the peer was last heard, and which
-are stalled, that is retransmitting or probing without an answer. It looks once,
-by itself: no daemon is needed.
+are stalled, that is retransmitting or probing without an answer.
+
+It asks the daemon, which also knows which are half-dead and which may be reaped.
+Without one, or with --no-daemon, --ports, --loopback or --config, it looks once
+by itself.
 
 The exit code is 0, or 3 if --stalled was given and there are such; it is 5 if no
 network namespace could be looked at for want of privileges.`,
@@ -57,59 +65,129 @@ network namespace could be looked at for want of privileges.`,
 			if _, err := path.Match(s.namespace, ""); err != nil {
 				return usageError(fmt.Errorf("cannot use --namespace %q: %w", s.namespace, err))
 			}
-			// An endpoint with a port says which connections are meant.
-			if len(s.ports) == 0 && s.endpoint.Port() != 0 {
-				s.ports = []uint16{s.endpoint.Port()}
+			own := func(flag string) bool { return cmd.Flags().Changed(flag) }
+			alone = alone || own("ports") || own("loopback") || own("config")
+			if alone && pod != "" {
+				return usageError(errors.New("cannot use --pod without the daemon"))
 			}
-			if len(s.ports) == 0 || !cmd.Flags().Changed("loopback") {
-				c, _, err := loadConfig(configPath)
-				if err != nil {
-					return err
+			if !alone {
+				list, err := s.ask(cmd.Context(), &d, pod)
+				if err == nil {
+					return s.show(cmd, list, wide, asJSON)
 				}
-				if len(s.ports) == 0 {
-					s.ports = c.Watch.Ports
+				// Without a daemon, or the right to ask it, we still have eyes.
+				e := asExit(d.failed("list connections", err))
+				if e.code != ExitNoDaemon && e.code != ExitNotPermitted || pod != "" {
+					return e
 				}
-				if !cmd.Flags().Changed("loopback") {
-					s.loopback = c.Watch.Loopback
-				}
+				fmt.Fprintf(cmd.ErrOrStderr(), "redisguard: %s; looking by itself, once\n", oneLine(err.Error()))
 			}
-			if len(s.ports) == 0 {
-				return &exitError{code: ExitFailed, err: errors.New("cannot list connections: watch.ports is empty"), remedy: "name the ports with --ports"}
+			if err := s.configure(cmd, configPath); err != nil {
+				return err
 			}
 			found, err := s.look(cmd.Context())
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				err = writeJSON(cmd.OutOrStdout(), connectionsJSON(found.connections))
-			} else {
-				writeConnections(cmd.OutOrStdout(), found.connections)
+			list := make([]listed, 0, len(found.connections)) // [], never null
+			for i := range found.connections {
+				list = append(list, found.connections[i].listed(time.Now()))
 			}
-			if err != nil {
-				return err
-			}
+			err = s.show(cmd, list, wide, asJSON)
 			found.tell(cmd.ErrOrStderr())
 			switch {
 			case found.seen == 0 && found.denied:
 				return exitCode(ExitNotPermitted)
 			case found.seen == 0:
 				return exitCode(ExitFailed)
-			case s.stalled && len(found.connections) > 0:
-				return exitCode(ExitFindings)
 			}
-			return nil
+			return err
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVar(&s.stalled, "stalled", false, "list only stalled connections, and exit with 3 if there are any")
 	f.StringVar(&s.namespace, "namespace", "", "list only network namespaces whose name matches `GLOB`, such as cni-* or host")
 	f.StringVar(&endpoint, "endpoint", "", "list only connections to `IP[:PORT]`")
+	f.StringVar(&pod, "pod", "", "list only connections of the `POD`: its uid, name, or namespace/name")
+	f.BoolVar(&alone, "no-daemon", false, "look once, without the daemon")
 	f.UintSlice("ports", nil, "remote `PORTS` to look for (default: watch.ports of the config)")
 	f.Lookup("ports").DefValue = "" // which the help would show as well, as []
 	f.BoolVar(&s.loopback, "loopback", false, "list connections over loopback as well (default: watch.loopback of the config)")
-	f.BoolVar(&asJSON, "json", false, "write a JSON array")
+	f.BoolVar(&wide, "wide", false, "show how many retransmissions there were, and why a connection may not be reaped")
+	jsonFlag(cmd, &asJSON)
 	configFlag(cmd, &configPath)
+	d.socketFlag(cmd)
 	return cmd
+}
+
+// configure fills in from the config what the flags leave open.
+func (s *survey) configure(cmd *cobra.Command, configPath string) error {
+	// An endpoint with a port says which connections are meant.
+	if len(s.ports) == 0 && s.endpoint.Port() != 0 {
+		s.ports = []uint16{s.endpoint.Port()}
+	}
+	if len(s.ports) > 0 && cmd.Flags().Changed("loopback") {
+		return nil
+	}
+	c, _, err := loadConfig(configPath)
+	if err != nil {
+		return err
+	}
+	if len(s.ports) == 0 {
+		s.ports = c.Watch.Ports
+	}
+	if !cmd.Flags().Changed("loopback") {
+		s.loopback = c.Watch.Loopback
+	}
+	if len(s.ports) == 0 {
+		return &exitError{code: ExitFailed, err: errors.New("cannot list connections: watch.ports is empty"), remedy: "name the ports with --ports"}
+	}
+	return nil
+}
+
+// ask has the daemon list the connections.
+func (s *survey) ask(ctx context.Context, d *daemonAt, pod string) ([]listed, error) {
+	c := d.client()
+	defer c.Close()
+	q := client.ConnectionQuery{Pod: pod, Stalled: s.stalled}
+	if s.endpoint.Port() != 0 {
+		q.Endpoint = s.endpoint.String()
+	}
+	all, err := c.Connections(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]listed, 0, len(all))
+	for _, k := range all {
+		if ok, _ := path.Match(s.namespace, k.Namespace); s.namespace != "" && !ok {
+			continue
+		}
+		if remote, err := netip.ParseAddrPort(k.Endpoint); s.endpoint.IsValid() && (err != nil || remote.Addr() != s.endpoint.Addr()) {
+			continue
+		}
+		one := listed{Connection: k}
+		if k.State != v1.StateConnecting {
+			heard := min(k.LastAckMs, k.LastReceivedMs)
+			one.HeardMs = &heard
+		}
+		list = append(list, one)
+	}
+	return list, nil
+}
+
+// show writes the list.
+func (s *survey) show(cmd *cobra.Command, list []listed, wide, asJSON bool) error {
+	if asJSON {
+		if err := writeJSON(cmd.OutOrStdout(), list); err != nil {
+			return err
+		}
+	} else {
+		writeConnections(cmd.OutOrStdout(), list, wide)
+	}
+	if s.stalled && len(list) > 0 {
+		return exitCode(ExitFindings)
+	}
+	return nil
 }
 
 // survey is one look at all network namespaces of the node.
@@ -357,38 +435,4 @@ func dumpRemedy(err error) string {
 
 func notPermitted(err error) bool {
 	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, tcpstate.ErrNotPermitted)
-}
-
-// process is how a table shows the owner.
-func (c *connection) process() string {
-	switch {
-	case c.owner != nil:
-		s := proc.Safe(c.owner.Process.Comm) + "[" + strconv.Itoa(c.owner.Process.PID) + "]"
-		if c.owner.Holders > 1 {
-			s += "+" + strconv.Itoa(c.owner.Holders-1)
-		}
-		return s
-	case c.Inode == 0:
-		return "(orphan)"
-	}
-	return "?"
-}
-
-// workload is how a table shows the pod, container or unit.
-func (c *connection) workload() string {
-	if c.owner == nil {
-		return "-"
-	}
-	w := c.owner.Workload
-	switch {
-	case c.owner.PodName != "":
-		return proc.Safe(c.owner.PodNamespace) + "/" + proc.Safe(c.owner.PodName)
-	case w.PodUID != "":
-		return "pod " + proc.Safe(w.PodUID)
-	case w.ContainerID != "":
-		return "container " + proc.Safe(w.ContainerID[:min(12, len(w.ContainerID))])
-	case w.Unit != "":
-		return proc.Safe(w.Unit)
-	}
-	return "-"
 }

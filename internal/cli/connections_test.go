@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/redisguard/redisguard/api/v1"
 	"github.com/redisguard/redisguard/lab"
 )
 
@@ -61,17 +62,17 @@ func redisguard(t *testing.T, args ...string) (code int, stdout, stderr string) 
 	return code, out.String(), errs.String()
 }
 
-// listed runs `connections --json` on the host.
-func listed(t *testing.T, h *lab.Host, args ...string) (int, []jsonConnection) {
+// list runs `connections --json` on the host.
+func list(t *testing.T, h *lab.Host, args ...string) (int, []listed) {
 	t.Helper()
 	code, out, errs := redisguard(t, append([]string{"connections", "--json", "--ports", fmt.Sprint(port), "--namespace", h.NSName}, args...)...)
-	var list []jsonConnection
+	var found []listed
 	dec := json.NewDecoder(strings.NewReader(out))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&list); err != nil || list == nil {
+	if err := dec.Decode(&found); err != nil || found == nil {
 		t.Fatalf("%v: exit code %d, %v\nstdout: %s\nstderr: %s", args, code, err, out, errs)
 	}
-	return code, list
+	return code, found
 }
 
 func TestConnections(t *testing.T) {
@@ -84,34 +85,34 @@ func TestConnections(t *testing.T) {
 	must(t, idle.Ready(soon(t)))
 
 	// All is well.
-	code, list := listed(t, client)
-	if code != ExitOK || len(list) != 3 {
-		t.Fatalf("exit code %d, %+v", code, list)
+	code, found := list(t, client)
+	if code != ExitOK || len(found) != 3 {
+		t.Fatalf("exit code %d, %+v", code, found)
 	}
-	remotes := map[netip.AddrPort]int{}
-	for _, c := range list {
-		remotes[c.Remote]++
+	remotes := map[string]int{}
+	for _, c := range found {
+		remotes[c.Endpoint]++
 		pid := writer.Pid()
-		if c.Remote == redis.Addr6() {
+		if c.Endpoint == redis.Addr6().String() {
 			pid = idle.Pid()
 		}
-		if c.Process == nil || c.Process.PID != pid || c.Process.Holders != 1 {
+		if c.Process == nil || c.Process.PID != pid || c.Holders != 1 {
 			t.Errorf("%v is of %+v, want process %d", c.Local, c.Process, pid)
 		}
-		if c.Stalled || c.StalledMS != nil || c.State != "ESTABLISHED" || c.HeardMS == nil || c.Namespace != client.NSName || c.Cookie == 0 || c.RTTUS == nil {
+		if c.Health != v1.HealthOK || c.StalledMs != 0 || c.State != v1.StateEstablished || c.HeardMs == nil || c.Namespace != client.NSName || c.ID == "" || c.RTTMicros == 0 {
 			t.Errorf("%+v", c)
 		}
 	}
-	if remotes[redis.Addr()] != 2 || remotes[redis.Addr6()] != 1 {
+	if remotes[redis.Addr().String()] != 2 || remotes[redis.Addr6().String()] != 1 {
 		t.Errorf("remotes %v: a mapped address is shown as the plain one", remotes)
 	}
 	code, out, _ := redisguard(t, "connections", "--ports", fmt.Sprint(port), "--namespace", client.NSName)
-	if lines := strings.Split(strings.TrimSpace(out), "\n"); code != ExitOK || len(lines) != 4 || !strings.HasPrefix(lines[0], "NAMESPACE") ||
-		!strings.Contains(out, fmt.Sprintf("[%d]", idle.Pid())) || !strings.Contains(out, " ESTAB ") {
+	if lines := strings.Split(strings.TrimSpace(out), "\n"); code != ExitOK || len(lines) != 4 || !strings.HasPrefix(lines[0], "ID ") ||
+		!strings.Contains(out, fmt.Sprintf("[%d]", idle.Pid())) || !strings.Contains(out, " established ") {
 		t.Errorf("exit code %d:\n%s", code, out)
 	}
-	if code, list := listed(t, client, "--stalled"); code != ExitOK || len(list) != 0 {
-		t.Errorf("exit code %d, stalled: %+v", code, list)
+	if code, found := list(t, client, "--stalled"); code != ExitOK || len(found) != 0 {
+		t.Errorf("exit code %d, stalled: %+v", code, found)
 	}
 
 	// Filters.
@@ -125,15 +126,15 @@ func TestConnections(t *testing.T) {
 		{[]string{"--endpoint", netip.AddrPortFrom(server.Addr, port+1).String()}, 0},
 		{[]string{"--endpoint", server.Addr.Next().String()}, 0},
 	} {
-		if _, list := listed(t, client, tt.args...); len(list) != tt.want {
-			t.Errorf("%v: %d connections, want %d", tt.args, len(list), tt.want)
+		if _, found := list(t, client, tt.args...); len(found) != tt.want {
+			t.Errorf("%v: %d connections, want %d", tt.args, len(found), tt.want)
 		}
 	}
 	for ports, want := range map[string]int{"7000,17379": 3, "7000,7001": 0} {
-		var list []jsonConnection
+		var found []listed
 		_, out, _ := redisguard(t, "connections", "--json", "--namespace", client.NSName, "--ports", ports)
-		if err := json.Unmarshal([]byte(out), &list); err != nil || len(list) != want {
-			t.Errorf("--ports %s: %v, %d connections, want %d", ports, err, len(list), want)
+		if err := json.Unmarshal([]byte(out), &found); err != nil || len(found) != want {
+			t.Errorf("--ports %s: %v, %d connections, want %d", ports, err, len(found), want)
 		}
 	}
 	// An endpoint's port is looked for though it is not a watched one.
@@ -142,8 +143,8 @@ func TestConnections(t *testing.T) {
 	}
 	// Seen from the server everything goes to other ports; the lab's own PING
 	// may have come over loopback.
-	if _, list := listed(t, server); len(list) != 0 {
-		t.Errorf("on the server: %+v", list)
+	if _, found := list(t, server); len(found) != 0 {
+		t.Errorf("on the server: %+v", found)
 	}
 
 	// The server is gone. A new client meets silence as well.
@@ -151,39 +152,39 @@ func TestConnections(t *testing.T) {
 	must2(client.Client(soon(t), lab.ClientConfig{Addr: redis.Addr()}))(t)
 	deadline := time.Now().Add(15 * time.Second)
 	for {
-		code, list = listed(t, client, "--stalled")
-		if len(list) == 3 {
+		code, found = list(t, client, "--stalled")
+		if len(found) == 3 {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for three stalled connections: %+v", list)
+			t.Fatalf("waited in vain for three stalled connections: %+v", found)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 	if code != ExitFindings {
 		t.Errorf("exit code %d, want %d", code, ExitFindings)
 	}
-	for i, c := range list {
-		if !c.Stalled || c.StalledMS == nil || c.Unanswered < 1 || c.Process == nil {
+	for i, c := range found {
+		if c.Health != v1.HealthStalled || c.Retransmits < 1 || c.Process.PID == 0 {
 			t.Errorf("%+v", c)
 		}
-		if i > 0 && *c.StalledMS > *list[i-1].StalledMS {
-			t.Errorf("not the longest first: %d after %d ms", *c.StalledMS, *list[i-1].StalledMS)
+		if i > 0 && c.StalledMs > found[i-1].StalledMs {
+			t.Errorf("not the longest first: %d after %d ms", c.StalledMs, found[i-1].StalledMs)
 		}
 		switch c.State {
-		case "SYN_SENT":
-			if c.HeardMS != nil {
+		case v1.StateConnecting:
+			if c.HeardMs != nil {
 				t.Errorf("heard before the first answer: %+v", c)
 			}
-		case "ESTABLISHED":
-			if c.HeardMS == nil || *c.HeardMS < *c.StalledMS || c.UnsentBytes == 0 {
+		case v1.StateEstablished:
+			if c.HeardMs == nil || *c.HeardMs < c.StalledMs || *c.UnsentBytes == 0 {
 				t.Errorf("%+v", c)
 			}
 		}
 	}
 	// The idle one shows nothing, and comes last.
-	if code, list = listed(t, client); code != ExitOK || len(list) != 4 || list[3].Remote != redis.Addr6() || list[3].Stalled {
-		t.Errorf("exit code %d, %+v", code, list)
+	if code, found = list(t, client); code != ExitOK || len(found) != 4 || found[3].Endpoint != redis.Addr6().String() || found[3].Health != v1.HealthOK {
+		t.Errorf("exit code %d, %+v", code, found)
 	}
 }
 
@@ -220,7 +221,7 @@ func TestWithoutPrivileges(t *testing.T) {
 	}
 
 	code, out, errs := nobody("connections")
-	if code != ExitOK || !strings.HasPrefix(out, "NAMESPACE") || !strings.Contains(errs, "CAP_SYS_PTRACE") {
+	if code != ExitOK || !strings.HasPrefix(out, "ID ") || !strings.Contains(errs, "CAP_SYS_PTRACE") {
 		t.Errorf("exit code %d\n%s%s", code, out, errs)
 	}
 	code, out, errs = nobody("connections", "--namespace", client.NSName)
@@ -265,36 +266,36 @@ func TestClosedWindow(t *testing.T) {
 			}
 		}
 	}()
-	look := func(what string, want func(jsonConnection) bool) {
+	look := func(what string, want func(listed) bool) {
 		t.Helper()
 		for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-			_, list := listed(t, client)
-			if len(list) != 1 {
-				t.Fatalf("%+v", list)
+			_, found := list(t, client)
+			if len(found) != 1 {
+				t.Fatalf("%+v", found)
 			}
-			if want(list[0]) {
+			if want(found[0]) {
 				return
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("waited in vain for %s: %+v", what, list[0])
+				t.Fatalf("waited in vain for %s: %+v", what, found[0])
 			}
 		}
 	}
 	probes := 0
 	heard := int64(0)
-	look("some answered window probes", func(c jsonConnection) bool {
+	look("some answered window probes", func(c listed) bool {
 		if c.Timer != "zero-window" {
 			return false
 		}
-		if c.Stalled {
+		if c.Health != v1.HealthOK {
 			t.Fatalf("stalled, with answered probes: %+v", c)
 		}
-		if *c.HeardMS < heard {
+		if *c.HeardMs < heard {
 			probes++
 		}
-		heard = *c.HeardMS
+		heard = *c.HeardMs
 		return probes >= 2 // each pause is twice as long as the one before
 	})
 	must(t, server.Vanish())
-	look("a stall", func(c jsonConnection) bool { return c.Stalled && c.Unanswered >= 2 })
+	look("a stall", func(c listed) bool { return c.Health == v1.HealthStalled && c.Retransmits >= 2 })
 }

@@ -37,6 +37,9 @@ func Root() *cobra.Command {
 ends those whose other end is gone, so that clients reconnect within about a
 second instead of waiting for the kernel's timers, which take 15 minutes.
 
+Commands that ask the daemon do so on its Unix socket, those that act on its admin
+socket. $` + envSocket + ` and $` + envAdminSocket + ` name others than the usual ones.
+
 Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 findings, 4 the daemon cannot be
 reached, 5 not permitted.`,
 		// Main prints errors itself, without the usage text: the reason
@@ -46,8 +49,16 @@ reached, 5 not permitted.`,
 	}
 	root.AddCommand(
 		newRunCommand(),
-		newReplayCommand(),
+		newStatusCommand(),
+		newEndpointsCommand(),
 		newConnectionsCommand(),
+		newNamespacesCommand(),
+		newFindingsCommand(),
+		newEventsCommand(),
+		newExplainCommand(),
+		newReapCommand(),
+		newModeCommand(),
+		newReplayCommand(),
 		newDoctorCommand(),
 		newConfigCommand(),
 		newVersionCommand(),

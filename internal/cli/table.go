@@ -5,52 +5,73 @@ import (
 	"io"
 	"os"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/redisguard/redisguard/proc"
+	"github.com/redisguard/redisguard/internal/show"
 )
 
-// writeConnections writes the table. On a terminal long names are cut in the
-// middle until a line fits; a file or a pipe gets them whole.
-func writeConnections(w io.Writer, list []connection) {
-	rows := [][]string{{"NAMESPACE", "PROCESS", "WORKLOAD", "LOCAL", "REMOTE", "STATE", "HEARD", "STALLED", "RETRANS", "QUEUES"}}
-	for i := range list {
-		c := &list[i]
-		heard, stalled, unanswered := "-", "-", "-"
-		if ago, ok := c.Heard(); ok {
-			heard = shortTime(ago)
-		}
-		if c.stalled {
-			stalled, unanswered = shortTime(c.stalledFor), fmt.Sprint(c.unanswered)
-		}
-		state := c.State.String()
-		if state == "ESTABLISHED" {
-			state = "ESTAB" // as in ss; the column would be the widest of all
-		}
-		rows = append(rows, []string{proc.Safe(c.namespace.String()), c.process(), c.workload(), c.Local.String(), c.Remote.String(),
-			state, heard, stalled, unanswered, fmt.Sprintf("%d/%d", c.WQueue, c.RQueue)})
-	}
+// table is rows of cells for eyes; the first row is the header.
+type table struct {
+	rows [][]string
+	// cut are the columns that may be shortened, in the middle, until a line fits
+	// a terminal. A file or a pipe gets them whole.
+	cut []int
+	// end says that the last column is a sentence: it is cut at its end first.
+	end bool
+}
+
+func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+
+// write writes the table, or a line that says that it is empty.
+func (t *table) write(w io.Writer) {
 	if width := terminalWidth(w); width > 0 {
-		fit(rows, width, []int{0, 1, 2})
+		if t.end {
+			fitEnd(t.rows, width)
+		}
+		fit(t.rows, width, t.cut)
 	}
-	writeTable(w, rows)
-	if len(list) == 0 {
+	writeTable(w, t.rows, newPaint(w))
+	if len(t.rows) == 1 {
 		fmt.Fprintln(w, "(none)")
 	}
 }
 
+// paint colours words that stand for something bad or good. It only repeats what
+// the word says.
+type paint bool
+
+// newPaint paints on terminals, unless NO_COLOR is set (https://no-color.org).
+func newPaint(w io.Writer) paint { return paint(terminalWidth(w) > 0 && os.Getenv("NO_COLOR") == "") }
+
+// The colours of words: 31 is red, 32 green, 33 yellow, 36 cyan.
+var colours = map[string]string{
+	"down": "31", "half-dead": "31", "critical": "31", "failed": "31", "fail": "31",
+	"suspect": "33", "stalled": "33", "warning": "33", "warn": "33", "waiting": "36", "refused": "33", "off": "33",
+	"up": "32", "ok": "32", "reaped": "32", "could not tell": "36",
+}
+
+func (p paint) word(s string) string { return p.as(strings.TrimSpace(s), s) }
+
+// as paints s as if it were the word.
+func (p paint) as(word, s string) string {
+	code := colours[word]
+	if !bool(p) || code == "" {
+		return s
+	}
+	return "\x1b[" + code + "m" + s + "\x1b[0m"
+}
+
 const gap = "  "
 
-func writeTable(w io.Writer, rows [][]string) {
+func writeTable(w io.Writer, rows [][]string, p paint) {
 	widths := columnWidths(rows)
 	var line strings.Builder
 	for _, row := range rows {
 		line.Reset()
 		for i, cell := range row {
-			line.WriteString(cell)
+			line.WriteString(p.word(cell))
 			if i < len(row)-1 {
 				line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)) + gap)
 			}
@@ -94,22 +115,26 @@ func fit(rows [][]string, width int, columns []int) {
 	}
 	for _, row := range rows {
 		for _, c := range columns {
-			row[c] = cutMiddle(row[c], widths[c])
+			row[c] = show.CutMiddle(row[c], widths[c])
 		}
 	}
 }
 
-// cutMiddle shortens s to width runes. Names differ at their beginnings (the
-// application) and at their ends (the replica, the pid).
-func cutMiddle(s string, width int) string {
-	r := []rune(s)
-	if len(r) <= width {
-		return s
+// fitEnd cuts the last column where the others leave it at least minSentence.
+func fitEnd(rows [][]string, width int) {
+	widths := columnWidths(rows)
+	last := len(widths) - 1
+	room := width - len(gap)*last
+	for _, w := range widths[:last] {
+		room -= w
 	}
-	head := (width - 1) / 2
-	tail := width - 1 - head
-	return string(r[:head]) + "…" + string(r[len(r)-tail:])
+	for _, row := range rows {
+		row[last] = show.CutEnd(row[last], max(room, minSentence))
+	}
 }
+
+// minSentence is what is left of a sentence at least.
+const minSentence = 24
 
 // terminalWidth is the width of the terminal that w is, or 0 if it is none.
 func terminalWidth(w io.Writer) int {
@@ -125,24 +150,6 @@ func terminalWidth(w io.Writer) int {
 		return 80 // a terminal that does not know, as on a serial line
 	}
 	return int(size.Col)
-}
-
-// shortTime writes a duration in at most six characters: two digits or more, and
-// one unit, or minutes beside hours.
-func shortTime(d time.Duration) string {
-	switch {
-	case d < time.Second:
-		return fmt.Sprintf("%dms", d.Milliseconds())
-	case d < 10*time.Second:
-		return fmt.Sprintf("%.1fs", d.Truncate(100*time.Millisecond).Seconds())
-	case d < 2*time.Minute:
-		return fmt.Sprintf("%ds", int(d.Seconds()))
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%dm", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh%dm", int(d.Hours()), int(d.Minutes())%60)
-	}
-	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }
 
 // oneLine joins the lines of a text that comes from several errors.

@@ -9,33 +9,11 @@ import (
 	"time"
 	"unicode/utf8"
 
+	v1 "github.com/redisguard/redisguard/api/v1"
 	"github.com/redisguard/redisguard/netns"
 	"github.com/redisguard/redisguard/proc"
 	"github.com/redisguard/redisguard/tcpstate"
 )
-
-func TestShortTime(t *testing.T) {
-	for d, want := range map[time.Duration]string{
-		0: "0ms", 999 * time.Millisecond: "999ms", 1960 * time.Millisecond: "1.9s", 59 * time.Second: "59s",
-		119 * time.Second: "119s", 2 * time.Minute: "2m", 119 * time.Minute: "119m", 131 * time.Minute: "2h11m", 72 * time.Hour: "3d",
-	} {
-		if got := shortTime(d); got != want || len(got) > 6 {
-			t.Errorf("shortTime(%v) = %q, want %q", d, got, want)
-		}
-	}
-}
-
-func TestCutMiddle(t *testing.T) {
-	for _, tt := range []struct {
-		s     string
-		width int
-		want  string
-	}{{"short", 5, "short"}, {"a-long-name", 7, "a-l…ame"}, {"größerer-name", 6, "gr…ame"}, {"ab", 1, "…"}} {
-		if got := cutMiddle(tt.s, tt.width); got != tt.want {
-			t.Errorf("cutMiddle(%q, %d) = %q, want %q", tt.s, tt.width, got, tt.want)
-		}
-	}
-}
 
 func TestFit(t *testing.T) {
 	long := strings.Repeat("payments-", 6)
@@ -45,7 +23,7 @@ func TestFit(t *testing.T) {
 	}
 	fit(rows, 120, []int{0, 1, 2})
 	var b bytes.Buffer
-	writeTable(&b, rows)
+	writeTable(&b, rows, false)
 	for line := range strings.Lines(b.String()) {
 		if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > 120 {
 			t.Errorf("%d columns wide: %s", n, line)
@@ -73,7 +51,8 @@ func TestTableOfHostileNames(t *testing.T) {
 		owner:     &proc.Owner{Process: proc.Process{PID: 9, Comm: "\x1b[2Jx\n"}, Workload: proc.Workload{Unit: "x\r.service"}, Holders: 3},
 	}
 	var b bytes.Buffer
-	writeConnections(&b, []connection{c})
+	now := time.Now()
+	writeConnections(&b, []listed{c.listed(now)}, true)
 	if strings.ContainsAny(b.String(), "\x1b\r") || strings.Count(b.String(), "\n") != 2 {
 		t.Errorf("it got through: %q", b.String())
 	}
@@ -85,13 +64,33 @@ func TestTableOfHostileNames(t *testing.T) {
 		"pod u-1": {Workload: proc.Workload{PodUID: "u-1"}}, "container 0123456789ab": {Workload: proc.Workload{ContainerID: "0123456789abcdef"}},
 	} {
 		c.owner = o
-		if got := c.process() + " " + c.workload(); !strings.Contains(got, want) {
+		l := c.listed(now)
+		if got := l.process() + " " + workloadWords(l.Process); !strings.Contains(got, want) {
 			t.Errorf("%+v is shown as %q, want %q", o, got, want)
 		}
 	}
 	c.owner, c.Inode = nil, 0
-	if c.process() != "(orphan)" {
-		t.Errorf("an orphan is shown as %q", c.process())
+	if l := c.listed(now); l.process() != "(orphan)" {
+		t.Errorf("an orphan is shown as %q", l.process())
+	}
+}
+
+// TestHostileDaemon: what the daemon sends is escaped once more. It should be,
+// but an event may be about anything.
+func TestHostileDaemon(t *testing.T) {
+	const evil = "\x1b[2J\r\n"
+	p := &v1.Process{PID: 1, Command: evil, PodName: evil, PodNamespace: evil}
+	k := &v1.EventConnection{ID: evil, Local: evil, Endpoint: evil, Process: p}
+	ev := &v1.Evidence{Rule: evil, Text: evil}
+	var b bytes.Buffer
+	writeConnections(&b, []listed{{Connection: v1.Connection{ID: evil, Endpoint: evil, Local: evil, Namespace: evil, WhyNot: evil, Process: p}}}, true)
+	writeEndpoints(&b, []v1.Endpoint{{Endpoint: evil, Paths: []v1.Path{{Namespace: evil, Finding: evil}}}}, true, time.Now())
+	writeFindingsTable(&b, []v1.Finding{{ID: evil, Code: evil, Text: evil, EndedBy: evil, Endpoint: evil, Namespace: evil, Connection: k}}, time.Now())
+	writeStatus(&b, &v1.Status{Version: evil, Profile: evil, Cursor: evil, Jobs: []v1.Job{{Name: evil, Why: evil}}, Capabilities: []v1.Capability{{Name: evil, Detail: evil}}})
+	writeEvent(&b, &v1.Event{Type: evil, Text: evil, Endpoint: evil, Namespace: evil, Connection: k, Peer: &v1.Peer{Command: evil}}, false)
+	writeExplanation(&b, &v1.Explanation{ID: evil, Kind: evil, Summary: evil, Finding: &v1.Finding{ID: evil}, Story: []v1.Step{{Part: evil, Type: evil, Text: evil, Evidence: ev}}})
+	if strings.ContainsAny(b.String(), "\x1b\r") {
+		t.Errorf("it got through: %q", b.String())
 	}
 }
 

@@ -1,0 +1,160 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	v1 "github.com/redisguard/redisguard/api/v1"
+	"github.com/redisguard/redisguard/client"
+	"github.com/redisguard/redisguard/internal/show"
+)
+
+func newEventsCommand() *cobra.Command {
+	var (
+		d        daemonAt
+		since    string
+		endpoint string
+		types    []string
+		asJSON   bool
+	)
+	cmd := &cobra.Command{
+		Use:   "events",
+		Short: "Follow what the daemon sees and does",
+		Long: `Events shows what is wrong now (lines marked "now"), and then each event as it
+happens, until it is interrupted. If the daemon goes away it waits for it and goes
+on where it was, so that no event is missed silently.
+
+With --since it begins after the event with that cursor. Cursors stand in the JSON
+lines, and redisguard status shows the latest. With --json every line is an object,
+as in GET /v1/events of the API.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
+			defer stop()
+			if endpoint != "" {
+				var s survey // knows how to read one
+				if err := s.setEndpoint(endpoint); err != nil {
+					return usageError(err)
+				}
+			}
+			wanted := make([]v1.EventType, len(types))
+			for i, t := range types {
+				wanted[i] = v1.EventType(t)
+			}
+			c := d.client()
+			defer c.Close()
+			out, p := cmd.OutOrStdout(), newPaint(cmd.OutOrStdout())
+			enc := json.NewEncoder(out)
+			enc.SetEscapeHTML(false)
+			first := true
+			for e, err := range c.Events(ctx, since, wanted...) {
+				if err != nil {
+					answer, answered := errors.AsType[*client.Error](err)
+					lost := answered && answer.Status == http.StatusGone
+					if first && !lost || answered && answer.Status/100 == 4 && !lost && answer.Status != http.StatusTooManyRequests {
+						return d.failed("follow events", err)
+					}
+					then := "trying again"
+					if lost {
+						then = "events may be missing here; the present state follows"
+					}
+					fmt.Fprintf(cmd.ErrOrStderr(), "redisguard: %s; %s\n", oneLine(show.Plain(err.Error())), then)
+					continue
+				}
+				first = false
+				if !aboutEndpoint(&e, endpoint) {
+					continue
+				}
+				if asJSON {
+					err = enc.Encode(e)
+				} else {
+					err = writeEvent(out, &e, p)
+				}
+				if err != nil {
+					return fmt.Errorf("cannot write events: %w", err)
+				}
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&since, "since", "", "begin after the event with this `CURSOR`")
+	f.StringSliceVar(&types, "type", nil, "show only events of this `TYPE`, such as endpoint.down, or endpoint.* for all of a kind")
+	f.StringVar(&endpoint, "endpoint", "", "show only events about `IP[:PORT]`")
+	f.BoolVar(&asJSON, "json", false, "write a JSON object per line")
+	d.socketFlag(cmd)
+	return cmd
+}
+
+// aboutEndpoint reports whether e is about the endpoint, an ip:port or an ip. Lines
+// of the stream itself always pass.
+func aboutEndpoint(e *v1.Event, endpoint string) bool {
+	if endpoint == "" || e.Type == v1.Synced {
+		return true
+	}
+	of := e.Endpoint
+	if e.Finding != nil {
+		of = e.Finding.Endpoint
+	}
+	host, _, _ := cutPort(of)
+	return of == endpoint || host == endpoint
+}
+
+// cutPort splits ip:port.
+func cutPort(s string) (host, port string, ok bool) {
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 {
+		return s, "", false
+	}
+	return strings.Trim(s[:i], "[]"), s[i+1:], true
+}
+
+// loud are the types of events that tell of something bad or of an act.
+var loud = map[v1.EventType]string{
+	v1.EventEndpointDown: "down", v1.EventEndpointSuspect: "suspect", v1.EventEndpointUp: "up", v1.EventConnectionReaped: "failed",
+	v1.EventConnectionStalled: "stalled", v1.EventConnectionJudged: "half-dead", v1.EventConnectionRecovered: "up",
+	v1.EventClientNotBack: "warning", v1.EventGuardDoubt: "warning", v1.EventGuardBreaker: "warning", v1.EventConfigRefused: "warning",
+}
+
+// writeEvent writes one line of the stream for eyes.
+func writeEvent(w io.Writer, e *v1.Event, p paint) error {
+	at := e.Time.Local().Format("15:04:05.000")
+	what, text, endpoint, namespace, k := e.Type, e.Text, e.Endpoint, e.Namespace, e.Connection
+	switch {
+	case e.Type == v1.Synced:
+		return nil // what came up to here is now, what follows is news
+	case e.Finding != nil:
+		f := e.Finding
+		at, what, text, endpoint, namespace, k = "now         ", v1.EventType(f.Code), f.Text, f.Endpoint, f.Namespace, f.Connection
+	case e.Type == v1.Snapshot && e.Mode != nil:
+		at, what, text = "now         ", "mode", string(e.Mode.Effective)+" ("+modeReasons(e.Mode)+")"
+	}
+	var words []string
+	if e.Outcome != "" {
+		words = append(words, string(e.Outcome))
+	}
+	if a := about(endpoint, namespace, k); a != "-" {
+		words = append(words, a)
+	}
+	if e.TookMs > 0 {
+		words = append(words, "after "+show.Millis(e.TookMs))
+	}
+	if e.Peer != nil {
+		words = append(words, fmt.Sprintf("(asked for by %s[%d], uid %d)", e.Peer.Command, e.Peer.PID, e.Peer.UID))
+	}
+	line := show.Plain(strings.Join(slices.DeleteFunc(words, func(s string) bool { return s == "" }), " "))
+	if text != "" {
+		line += ": " + show.Plain(text)
+	}
+	_, err := fmt.Fprintf(w, "%s  %s  %s\n", at, p.as(loud[what], fmt.Sprintf("%-20s", show.Plain(string(what)))), strings.TrimPrefix(line, ": "))
+	return err
+}

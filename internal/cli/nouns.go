@@ -1,0 +1,318 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	v1 "github.com/redisguard/redisguard/api/v1"
+	"github.com/redisguard/redisguard/internal/show"
+)
+
+func newStatusCommand() *cobra.Command {
+	var (
+		d      daemonAt
+		asJSON bool
+	)
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show how the daemon is, and how far it may go",
+		Long: `Status shows whether the daemon runs, how far each job goes and what keeps it from
+going further, and how many connections, endpoints and findings there are.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c := d.client()
+			defer c.Close()
+			s, err := c.Status(cmd.Context())
+			if err != nil {
+				return d.failed("show the status", err)
+			}
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), s)
+			}
+			writeStatus(cmd.OutOrStdout(), &s)
+			return nil
+		},
+	}
+	jsonFlag(cmd, &asJSON)
+	d.socketFlag(cmd)
+	return cmd
+}
+
+func writeStatus(w io.Writer, s *v1.Status) {
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(w, "%-12s %s\n", name, fmt.Sprintf(format, args...))
+	}
+	p := newPaint(w)
+	line("redisguard", "%s", or(show.Plain(s.Version), "unknown version"))
+	if s.Started != nil {
+		line("running", "for %s, since %s", show.Age(s.Now.Sub(*s.Started)), s.Started.Local().Format(time.DateTime))
+	}
+	switch s.Scope {
+	case v1.ScopePod:
+		line("scope", "this pod's or container's own connections")
+	case v1.ScopeMinimal:
+		line("scope", "who asks could not be told: no more is shown")
+	}
+	if m := s.Mode; m != nil {
+		line("mode", "%s (%s)", p.word(string(m.Effective)), modeReasons(m))
+	}
+	for _, j := range s.Jobs {
+		why := ""
+		if j.Why != "" {
+			why = ": " + show.Plain(j.Why)
+		}
+		line("job "+show.Plain(j.Name), "%s%s", p.word(string(j.Mode)), why)
+	}
+	if s.DownAfterMs > 0 {
+		line("profile", "%s: down after %v of silence", show.Plain(s.Profile), time.Duration(s.DownAfterMs)*time.Millisecond)
+	}
+	if len(s.Ports) > 0 {
+		line("ports", "%s", strings.Trim(fmt.Sprint(s.Ports), "[]"))
+	}
+	if n := s.Counts; n != nil {
+		line("connections", "%d: %d waiting, %d stalled, %d half-dead; %d may be reaped", n.Connections, n.Waiting, n.Stalled, n.HalfDead, n.Reapable)
+		line("endpoints", "%d: %d suspect, %d down", n.Endpoints, n.EndpointsSuspect, n.EndpointsDown)
+		line("namespaces", "%d", n.Namespaces)
+		line("findings", "%d open", n.Findings)
+	}
+	if n := s.Counters; n != nil {
+		line("reaps", "%d done, %d spared at the last look, %d failed", n.Reaped, n.Spared, n.Failed)
+		line("streams", "%d open, %d dropped for being slow, %d requests refused", n.Streams, n.StreamsDropped, n.Refused)
+		line("freshness", "discovery %s, view %s", show.Millis(n.DiscoveryMs), show.Millis(n.ViewAgeMs))
+	}
+	for _, c := range s.Capabilities {
+		if c.Support != v1.Supported {
+			line("lacking", "%s: %s: %s", show.Plain(c.Name), strings.ReplaceAll(string(c.Support), "_", " "), show.Plain(c.Detail))
+		}
+	}
+	if s.Cursor != "" {
+		line("cursor", "%s", show.Plain(s.Cursor))
+	}
+}
+
+// modeReasons names everything that sets the mode.
+func modeReasons(m *v1.ModeStatus) string {
+	why := []string{"config " + string(m.Configured)}
+	if m.Override != "" && m.Override != v1.ModeEnforce {
+		why = append(why, "override "+string(m.Override))
+	}
+	if m.Switch {
+		why = append(why, "the off switch is there")
+	}
+	if m.DryRun {
+		why = append(why, "--dry-run")
+	}
+	return strings.Join(why, ", ")
+}
+
+func newEndpointsCommand() *cobra.Command {
+	var (
+		d             daemonAt
+		asJSON, paths bool
+	)
+	cmd := &cobra.Command{
+		Use:   "endpoints",
+		Short: "List the endpoints that local processes are connected to, and their health",
+		Long: `Endpoints lists each ip:port of Redis that processes of this node are connected to.
+Its health is the worst of what is seen on its paths; a path is all connections of
+one network namespace to it.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c := d.client()
+			defer c.Close()
+			list, err := c.Endpoints(cmd.Context())
+			if err != nil {
+				return d.failed("list endpoints", err)
+			}
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), list)
+			}
+			writeEndpoints(cmd.OutOrStdout(), list, paths, time.Now())
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&paths, "paths", false, "show each path, too")
+	jsonFlag(cmd, &asJSON)
+	d.socketFlag(cmd)
+	return cmd
+}
+
+func writeEndpoints(w io.Writer, list []v1.Endpoint, paths bool, now time.Time) {
+	t := table{cut: []int{0}}
+	t.add("ENDPOINT", "HEALTH", "FOR", "CONNECTIONS", "WAITING", "STALLED", "PATHS")
+	for _, e := range list {
+		since := "-"
+		if e.Since != nil {
+			since = show.Age(now.Sub(*e.Since))
+		}
+		t.add(show.Plain(e.Endpoint), string(e.Health), since, fmt.Sprint(e.Connections), fmt.Sprint(e.Waiting), fmt.Sprint(e.Stalled), fmt.Sprint(len(e.Paths)))
+		if !paths {
+			continue
+		}
+		for _, p := range e.Paths {
+			t.add("  "+show.Plain(p.Namespace), string(p.Health), "", fmt.Sprint(p.Connections), fmt.Sprint(p.Waiting), fmt.Sprint(p.Stalled), show.Plain(p.Finding))
+		}
+	}
+	t.write(w)
+}
+
+func newNamespacesCommand() *cobra.Command {
+	var (
+		d      daemonAt
+		asJSON bool
+	)
+	cmd := &cobra.Command{
+		Use:   "namespaces",
+		Short: "List the network namespaces with connections to Redis",
+		Long: `Namespaces lists the host's network namespace and those in which somebody is
+connected to Redis, with the pods they belong to, and why reaping is held back in
+them, if it is.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c := d.client()
+			defer c.Close()
+			list, err := c.Namespaces(cmd.Context())
+			if err != nil {
+				return d.failed("list namespaces", err)
+			}
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), list)
+			}
+			t := table{cut: []int{1, 4}, end: true}
+			t.add("ID", "NAME", "CONNECTIONS", "STALLED", "PODS", "DOUBT")
+			for _, n := range list {
+				t.add(n.ID, show.Plain(n.Name), fmt.Sprint(n.Connections), fmt.Sprint(n.Stalled), or(show.Plain(strings.Join(n.Pods, ",")), "-"), or(show.Plain(n.Doubt), "-"))
+			}
+			t.write(cmd.OutOrStdout())
+			return nil
+		},
+	}
+	jsonFlag(cmd, &asJSON)
+	d.socketFlag(cmd)
+	return cmd
+}
+
+func newFindingsCommand() *cobra.Command {
+	var (
+		d           daemonAt
+		all, asJSON bool
+		codes       []string
+	)
+	cmd := &cobra.Command{
+		Use:   "findings",
+		Short: "List what is wrong now",
+		Long: `Findings lists judged facts that last: endpoints that are down, connections that are
+stalled or half-dead, doubts. docs/runbooks has a page for each code; redisguard
+explain ID tells how it came to one.
+
+The exit code is 0, or 3 if any is open.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, code := range codes {
+				if _, err := path.Match(code, ""); err != nil {
+					return usageError(fmt.Errorf("cannot use --code %q: %w", code, err))
+				}
+			}
+			c := d.client()
+			defer c.Close()
+			list, err := c.Findings(cmd.Context(), all)
+			if err != nil {
+				return d.failed("list findings", err)
+			}
+			list = slices.DeleteFunc(list, func(f v1.Finding) bool { return !matchesAny(codes, string(f.Code)) })
+			if asJSON {
+				err = writeJSON(cmd.OutOrStdout(), list)
+			} else {
+				writeFindingsTable(cmd.OutOrStdout(), list, time.Now())
+			}
+			if err != nil {
+				return err
+			}
+			if slices.ContainsFunc(list, func(f v1.Finding) bool { return f.Open }) {
+				return exitCode(ExitFindings)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "list those that have ended and are still remembered, too")
+	cmd.Flags().StringSliceVar(&codes, "code", nil, "list only those whose code matches a `GLOB`, such as endpoint.*")
+	jsonFlag(cmd, &asJSON)
+	d.socketFlag(cmd)
+	return cmd
+}
+
+// matchesAny reports whether word matches one of the globs, or there are none.
+func matchesAny(globs []string, word string) bool {
+	return len(globs) == 0 || slices.ContainsFunc(globs, func(g string) bool { ok, _ := path.Match(g, word); return ok })
+}
+
+func writeFindingsTable(w io.Writer, list []v1.Finding, now time.Time) {
+	t := table{cut: []int{4}, end: true}
+	t.add("ID", "SEVERITY", "CODE", "AGE", "ABOUT", "TEXT")
+	for _, f := range list {
+		age := show.Age(now.Sub(f.Since))
+		text := show.Plain(f.Text)
+		if !f.Open {
+			age = "ended"
+			if f.Ended != nil {
+				age += " " + show.Age(now.Sub(*f.Ended))
+			}
+			text = "(" + show.Plain(f.EndedBy) + ") " + text
+		}
+		t.add(show.Plain(f.ID), string(f.Severity), show.Plain(string(f.Code)), age, about(f.Endpoint, f.Namespace, f.Connection), text)
+	}
+	t.write(w)
+}
+
+// about names what an event or a finding is about, in a few words.
+func about(endpoint, namespace string, k *v1.EventConnection) string {
+	var words []string
+	if k != nil {
+		if p := processWords(k.Process); p != "?" {
+			words = append(words, p)
+		}
+		if endpoint == "" {
+			endpoint = k.Endpoint
+		}
+	}
+	for _, s := range []string{endpoint, namespace} {
+		if s != "" {
+			words = append(words, show.Plain(s))
+		}
+	}
+	if len(words) == 0 {
+		return "-"
+	}
+	return strings.Join(words, " ")
+}
+
+// processWords names a process.
+func processWords(p *v1.Process) string {
+	if p == nil || p.PID == 0 {
+		return "?"
+	}
+	return show.Plain(p.Command) + "[" + fmt.Sprint(p.PID) + "]"
+}
+
+// workloadWords names the pod, container or unit of a process.
+func workloadWords(p *v1.Process) string {
+	switch {
+	case p == nil:
+		return "-"
+	case p.PodName != "":
+		return show.Plain(p.PodNamespace) + "/" + show.Plain(p.PodName)
+	case p.PodUID != "":
+		return "pod " + show.Plain(p.PodUID)
+	case p.ContainerID != "":
+		return "container " + show.Plain(p.ContainerID[:min(12, len(p.ContainerID))])
+	case p.Unit != "":
+		return show.Plain(p.Unit)
+	}
+	return "-"
+}
