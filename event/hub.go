@@ -5,9 +5,12 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/redisguard/redisguard/verdict"
 )
 
 // ErrGone says that events which were asked for are no longer kept, or never were:
@@ -24,6 +27,7 @@ type Hub struct {
 	seq   uint64
 	ring  []*Record // the last ones; number n is at n % len
 	state State
+	count map[verdict.EventType]uint64
 	pokes []poke // replaced as a whole, so that Publish can call them unlocked
 }
 
@@ -40,7 +44,11 @@ func NewHub(n int) *Hub {
 	_, _ = rand.Read(b[:]) // never fails, see its documentation
 	// The letter in front keeps a cursor from being taken for anything else that
 	// has a number before a dash.
-	return &Hub{epoch: "e" + hex.EncodeToString(b[:]), ring: make([]*Record, max(1, n)), state: newState()}
+	h := &Hub{epoch: "e" + hex.EncodeToString(b[:]), ring: make([]*Record, max(1, n)), state: newState(), count: map[verdict.EventType]uint64{}}
+	for _, t := range Types() {
+		h.count[t] = 0
+	}
+	return h
 }
 
 // Epoch names this run.
@@ -54,12 +62,20 @@ func (h *Hub) Publish(e Event) uint64 {
 	r.Seq = h.seq
 	h.ring[h.seq%uint64(len(h.ring))] = r
 	h.state.Apply(r)
+	h.count[e.Type]++
 	pokes := h.pokes
 	h.mu.Unlock()
 	for _, p := range pokes {
 		p.fn()
 	}
 	return r.Seq
+}
+
+// Counts is how many events of each type there were.
+func (h *Hub) Counts() map[verdict.EventType]uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return maps.Clone(h.count)
 }
 
 // Head is the number of the latest event, 0 before the first.

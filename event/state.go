@@ -33,6 +33,14 @@ func (f *Finding) Wire(form Form, encode func(*Finding) []byte) []byte {
 // of this type: it is opened by a ConnectionReaped.
 const ReapFailed verdict.EventType = "reap.failed"
 
+// Codes are the codes of findings.
+func Codes() []verdict.EventType {
+	return []verdict.EventType{
+		verdict.EndpointSuspect, verdict.EndpointDown, verdict.ConnectionStalled, verdict.ConnectionJudged, ReapFailed,
+		verdict.ClientNotBack, verdict.GuardDoubt, verdict.GuardBreaker, ConfigRefused,
+	}
+}
+
 const (
 	// maxOpen bounds the open findings. A broken network with more stalled
 	// connections is described well enough by these.

@@ -1,10 +1,13 @@
 package metrics
 
 import (
+	"net/netip"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/redisguard/redisguard/config"
+	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/supervisor"
 	"github.com/redisguard/redisguard/verdict"
 )
@@ -13,6 +16,9 @@ const (
 	counter = prometheus.CounterValue
 	gauge   = prometheus.GaugeValue
 )
+
+// watchedPort is the target of what is watched for its port alone.
+const watchedPort = "watched_port"
 
 // all are the guard's metrics, in the order of the way from a connection that is
 // found to a client that is back.
@@ -36,6 +42,51 @@ func all() []figure {
 			},
 		},
 
+		{
+			name: "redisguard_mode", help: "How far the guard may go now: 1 for the mode in force.", labels: []string{"mode"}, kind: gauge,
+			count: func(r *reading, say func(float64, ...string)) {
+				for _, m := range []config.Mode{config.Off, config.Observe, config.Enforce} {
+					v := 0.0
+					if r.now.Mode != nil && r.now.Mode.Effective == m.String() {
+						v = 1
+					}
+					say(v, m.String())
+				}
+			},
+		},
+		{
+			name: "redisguard_findings", help: "Open findings by code.", labels: []string{"code"}, kind: gauge,
+			count: func(r *reading, say func(float64, ...string)) {
+				n := map[verdict.EventType]int{}
+				for _, c := range event.Codes() {
+					n[c] = 0
+				}
+				for _, f := range r.now.Open {
+					n[f.Code]++
+				}
+				for code, n := range n {
+					say(float64(n), string(code))
+				}
+			},
+		},
+		{
+			name: "redisguard_endpoints_unwell", labels: []string{"target", "state"}, kind: gauge,
+			help: "Endpoints that are suspect or down on some path.",
+			count: func(r *reading, say func(float64, ...string)) {
+				state := map[netip.AddrPort]verdict.EventType{}
+				for _, f := range r.now.Open {
+					if f.Code == verdict.EndpointDown || f.Code == verdict.EndpointSuspect && state[f.Opened.Endpoint] == "" {
+						state[f.Opened.Endpoint] = f.Code
+					}
+				}
+				n := map[verdict.EventType]int{}
+				for _, s := range state {
+					n[s]++
+				}
+				say(float64(n[verdict.EndpointSuspect]), watchedPort, "suspect")
+				say(float64(n[verdict.EndpointDown]), watchedPort, "down")
+			},
+		},
 		number(gauge, "redisguard_namespaces", "Network namespaces of this node.", func(r *reading) int64 { return r.Namespaces }),
 		{
 			name: "redisguard_discovery_age_seconds", kind: gauge,
@@ -90,7 +141,7 @@ func all() []figure {
 		},
 
 		perKey("redisguard_events_total", "Events by type.", "type",
-			func(r *reading) map[verdict.EventType]int64 { return r.Events }, func(t verdict.EventType) string { return string(t) }),
+			func(r *reading) map[verdict.EventType]uint64 { return r.events }, func(t verdict.EventType) string { return string(t) }),
 		number(counter, "redisguard_audit_dropped_total", "Records that could not be written to the audit file; they are in the log.", func(r *reading) int64 { return r.AuditDropped }),
 	}
 }

@@ -15,7 +15,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/supervisor"
+	"github.com/redisguard/redisguard/verdict"
 )
 
 // Guard is what is asked of the supervisor.
@@ -24,9 +26,16 @@ type Guard interface {
 	Figures() supervisor.Figures
 }
 
-// Config of the metrics. Guard must be set.
+// Events is what is asked of the hub.
+type Events interface {
+	Counts() map[verdict.EventType]uint64
+	Snapshot(ended bool) event.Snapshot
+}
+
+// Config of the metrics. Guard and Events must be set.
 type Config struct {
-	Guard Guard
+	Guard  Guard
+	Events Events
 	// Version and Revision are of the program.
 	Version, Revision string
 }
@@ -53,6 +62,8 @@ type reading struct {
 	Config
 	supervisor.Stats
 	supervisor.Figures
+	events map[verdict.EventType]uint64
+	now    event.Snapshot
 }
 
 // figure is one metric. Of count and spread one is set.
@@ -88,7 +99,7 @@ func (c *collector) Describe(to chan<- *prometheus.Desc) {
 }
 
 func (c *collector) Collect(to chan<- prometheus.Metric) {
-	r := reading{Config: c.conf, Stats: c.conf.Guard.Stats(), Figures: c.conf.Guard.Figures()}
+	r := reading{Config: c.conf, Stats: c.conf.Guard.Stats(), Figures: c.conf.Guard.Figures(), events: c.conf.Events.Counts(), now: c.conf.Events.Snapshot(false)}
 	for i, f := range c.figures {
 		if f.spread != nil {
 			f.spread(&r, func(d supervisor.Distribution, labels ...string) { to <- histogram(c.descs[i], d, labels) })
@@ -118,7 +129,7 @@ func number[T int64 | int | uint64](kind prometheus.ValueType, name, help string
 }
 
 // perKey is a metric with a label for each key of a map.
-func perKey[K comparable](name, help, label string, read func(*reading) map[K]int64, word func(K) string) figure {
+func perKey[K comparable, N int64 | uint64](name, help, label string, read func(*reading) map[K]N, word func(K) string) figure {
 	return figure{name: name, help: help, labels: []string{label}, kind: prometheus.CounterValue, count: func(r *reading, say func(float64, ...string)) {
 		for k, n := range read(r) {
 			say(float64(n), word(k))

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"io"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"regexp"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/supervisor"
 	"github.com/redisguard/redisguard/verdict"
 )
@@ -37,7 +39,6 @@ func newGuard() guard {
 	f.Reaps[supervisor.ReapKind{Rule: verdict.RuleDown, Outcome: verdict.ReapDone}] = 7
 	f.Withheld[verdict.RuleFlow] = 2
 	f.Probes[verdict.CouldNotTell] = 3
-	f.Events[verdict.EndpointDown] = 1
 	f.Succeeded[supervisor.Watcher] = time.UnixMilli(1_700_000_000_250)
 	d := f.Detection[verdict.RuleDown]
 	d.Count, d.Sum, d.Buckets[5], d.Buckets[6] = 8, 100*time.Second, 4, 3
@@ -46,7 +47,15 @@ func newGuard() guard {
 	return guard{f}
 }
 
-func testConfig() Config { return Config{Guard: newGuard(), Version: "v1.2.3", Revision: "abc"} }
+func testConfig() Config {
+	hub := event.NewHub(16)
+	hub.Publish(event.Event{Type: event.ModeChanged, Mode: &event.Mode{Effective: "observe"}})
+	for i, t := range []verdict.EventType{verdict.EndpointDown, verdict.EndpointSuspect, verdict.EndpointSuspect, verdict.EndpointSuspect} {
+		// The endpoint is down on one path, and suspect on others; another is suspect.
+		hub.Publish(event.Event{Type: t, Time: time.Now(), NS: verdict.NS(i), Endpoint: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i / 3)}), 6379)})
+	}
+	return Config{Guard: newGuard(), Events: hub, Version: "v1.2.3", Revision: "abc"}
+}
 
 // scrape is what Prometheus would read.
 func scrape(t *testing.T, c Config) string {
@@ -98,7 +107,7 @@ func TestLint(t *testing.T) {
 // one that has, and none of their labels could be an address, an id or a name.
 func TestClosedLabels(t *testing.T) {
 	idle := testConfig()
-	idle.Guard = guard{supervisor.NoFigures()}
+	idle.Guard, idle.Events = guard{supervisor.NoFigures()}, event.NewHub(1)
 	before, after := series(t, idle), series(t, testConfig())
 	if diff := cmp.Diff(before, after); diff != "" {
 		t.Errorf("series come and go (-idle +busy):\n%s", diff)
