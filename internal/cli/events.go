@@ -4,10 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 
@@ -52,7 +50,7 @@ as in GET /v1/events of the API.`,
 			}
 			c := d.client()
 			defer c.Close()
-			out, p := cmd.OutOrStdout(), newPaint(cmd.OutOrStdout())
+			out, p := cmd.OutOrStdout(), paint(cmd.OutOrStdout())
 			enc := json.NewEncoder(out)
 			enc.SetEscapeHTML(false)
 			first := true
@@ -76,8 +74,8 @@ as in GET /v1/events of the API.`,
 				}
 				if asJSON {
 					err = enc.Encode(e)
-				} else {
-					err = writeEvent(out, &e, p)
+				} else if line := show.Event(&e, p); line != "" {
+					_, err = fmt.Fprintln(out, line)
 				}
 				if err != nil {
 					return fmt.Errorf("cannot write events: %w", err)
@@ -116,45 +114,4 @@ func cutPort(s string) (host, port string, ok bool) {
 		return s, "", false
 	}
 	return strings.Trim(s[:i], "[]"), s[i+1:], true
-}
-
-// loud are the types of events that tell of something bad or of an act.
-var loud = map[v1.EventType]string{
-	v1.EventEndpointDown: "down", v1.EventEndpointSuspect: "suspect", v1.EventEndpointUp: "up", v1.EventConnectionReaped: "failed",
-	v1.EventConnectionStalled: "stalled", v1.EventConnectionJudged: "half-dead", v1.EventConnectionRecovered: "up",
-	v1.EventClientNotBack: "warning", v1.EventGuardDoubt: "warning", v1.EventGuardBreaker: "warning", v1.EventConfigRefused: "warning",
-}
-
-// writeEvent writes one line of the stream for eyes.
-func writeEvent(w io.Writer, e *v1.Event, p paint) error {
-	at := e.Time.Local().Format("15:04:05.000")
-	what, text, endpoint, namespace, k := e.Type, e.Text, e.Endpoint, e.Namespace, e.Connection
-	switch {
-	case e.Type == v1.Synced:
-		return nil // what came up to here is now, what follows is news
-	case e.Finding != nil:
-		f := e.Finding
-		at, what, text, endpoint, namespace, k = "now         ", v1.EventType(f.Code), f.Text, f.Endpoint, f.Namespace, f.Connection
-	case e.Type == v1.Snapshot && e.Mode != nil:
-		at, what, text = "now         ", "mode", string(e.Mode.Effective)+" ("+modeReasons(e.Mode)+")"
-	}
-	var words []string
-	if e.Outcome != "" {
-		words = append(words, string(e.Outcome))
-	}
-	if a := about(endpoint, namespace, k); a != "-" {
-		words = append(words, a)
-	}
-	if e.TookMs > 0 {
-		words = append(words, "after "+show.Millis(e.TookMs))
-	}
-	if e.Peer != nil {
-		words = append(words, fmt.Sprintf("(asked for by %s[%d], uid %d)", e.Peer.Command, e.Peer.PID, e.Peer.UID))
-	}
-	line := show.Plain(strings.Join(slices.DeleteFunc(words, func(s string) bool { return s == "" }), " "))
-	if text != "" {
-		line += ": " + show.Plain(text)
-	}
-	_, err := fmt.Fprintf(w, "%s  %s  %s\n", at, p.as(loud[what], fmt.Sprintf("%-20s", show.Plain(string(what)))), strings.TrimPrefix(line, ": "))
-	return err
 }

@@ -90,8 +90,8 @@ func writeConnections(w io.Writer, list []listed, wide bool) {
 		if l.Health == v1.HealthStalled || l.Health == v1.HealthHalfDead {
 			stalled = show.Millis(l.StalledMs)
 		}
-		row := []string{show.Plain(l.ID), show.Plain(l.Namespace), l.process(), workloadWords(l.Process), show.Plain(l.Local), show.Plain(l.Endpoint),
-			stateWord(&l.Connection), heard, stalled}
+		row := []string{show.Plain(l.ID), show.Plain(l.Namespace), l.process(), show.Workload(l.Process), show.Plain(l.Local), show.Plain(l.Endpoint),
+			show.State(&l.Connection), heard, stalled}
 		if wide {
 			row = append(row, fmt.Sprint(l.RetransmitsTotal), or(show.Plain(l.WhyNot), "-"))
 		}
@@ -105,21 +105,9 @@ func (l *listed) process() string {
 	if l.Inode != nil && *l.Inode == 0 {
 		return "(orphan)"
 	}
-	s := processWords(l.Process)
+	s := show.Process(l.Process)
 	if l.Holders > 1 {
 		s += fmt.Sprintf("+%d", l.Holders-1)
 	}
 	return s
-}
-
-// stateWord is the one thing worth knowing about a connection: its health unless
-// that is good, else its state.
-func stateWord(k *v1.Connection) string {
-	switch k.Health {
-	case v1.HealthHalfDead:
-		return "half-dead"
-	case v1.HealthStalled, v1.HealthWaiting:
-		return string(k.Health)
-	}
-	return show.Plain(string(k.State))
 }

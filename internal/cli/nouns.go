@@ -48,7 +48,7 @@ func writeStatus(w io.Writer, s *v1.Status) {
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(w, "%-12s %s\n", name, fmt.Sprintf(format, args...))
 	}
-	p := newPaint(w)
+	p := paint(w)
 	line("redisguard", "%s", or(show.Plain(s.Version), "unknown version"))
 	if s.Started != nil {
 		line("running", "for %s, since %s", show.Age(s.Now.Sub(*s.Started)), s.Started.Local().Format(time.DateTime))
@@ -60,14 +60,14 @@ func writeStatus(w io.Writer, s *v1.Status) {
 		line("scope", "who asks could not be told: no more is shown")
 	}
 	if m := s.Mode; m != nil {
-		line("mode", "%s (%s)", p.word(string(m.Effective)), modeReasons(m))
+		line("mode", "%s (%s)", p.Word(string(m.Effective)), show.ModeReasons(m))
 	}
 	for _, j := range s.Jobs {
 		why := ""
 		if j.Why != "" {
 			why = ": " + show.Plain(j.Why)
 		}
-		line("job "+show.Plain(j.Name), "%s%s", p.word(string(j.Mode)), why)
+		line("job "+show.Plain(j.Name), "%s%s", p.Word(string(j.Mode)), why)
 	}
 	if s.DownAfterMs > 0 {
 		line("profile", "%s: down after %v of silence", show.Plain(s.Profile), time.Duration(s.DownAfterMs)*time.Millisecond)
@@ -94,21 +94,6 @@ func writeStatus(w io.Writer, s *v1.Status) {
 	if s.Cursor != "" {
 		line("cursor", "%s", show.Plain(s.Cursor))
 	}
-}
-
-// modeReasons names everything that sets the mode.
-func modeReasons(m *v1.ModeStatus) string {
-	why := []string{"config " + string(m.Configured)}
-	if m.Override != "" && m.Override != v1.ModeEnforce {
-		why = append(why, "override "+string(m.Override))
-	}
-	if m.Switch {
-		why = append(why, "the off switch is there")
-	}
-	if m.DryRun {
-		why = append(why, "--dry-run")
-	}
-	return strings.Join(why, ", ")
 }
 
 func newEndpointsCommand() *cobra.Command {
@@ -265,54 +250,7 @@ func writeFindingsTable(w io.Writer, list []v1.Finding, now time.Time) {
 			}
 			text = "(" + show.Plain(f.EndedBy) + ") " + text
 		}
-		t.add(show.Plain(f.ID), string(f.Severity), show.Plain(string(f.Code)), age, about(f.Endpoint, f.Namespace, f.Connection), text)
+		t.add(show.Plain(f.ID), string(f.Severity), show.Plain(string(f.Code)), age, show.About(f.Endpoint, f.Namespace, f.Connection), text)
 	}
 	t.write(w)
-}
-
-// about names what an event or a finding is about, in a few words.
-func about(endpoint, namespace string, k *v1.EventConnection) string {
-	var words []string
-	if k != nil {
-		if p := processWords(k.Process); p != "?" {
-			words = append(words, p)
-		}
-		if endpoint == "" {
-			endpoint = k.Endpoint
-		}
-	}
-	for _, s := range []string{endpoint, namespace} {
-		if s != "" {
-			words = append(words, show.Plain(s))
-		}
-	}
-	if len(words) == 0 {
-		return "-"
-	}
-	return strings.Join(words, " ")
-}
-
-// processWords names a process.
-func processWords(p *v1.Process) string {
-	if p == nil || p.PID == 0 {
-		return "?"
-	}
-	return show.Plain(p.Command) + "[" + fmt.Sprint(p.PID) + "]"
-}
-
-// workloadWords names the pod, container or unit of a process.
-func workloadWords(p *v1.Process) string {
-	switch {
-	case p == nil:
-		return "-"
-	case p.PodName != "":
-		return show.Plain(p.PodNamespace) + "/" + show.Plain(p.PodName)
-	case p.PodUID != "":
-		return "pod " + show.Plain(p.PodUID)
-	case p.ContainerID != "":
-		return "container " + show.Plain(p.ContainerID[:min(12, len(p.ContainerID))])
-	case p.Unit != "":
-		return show.Plain(p.Unit)
-	}
-	return "-"
 }

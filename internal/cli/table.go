@@ -32,46 +32,26 @@ func (t *table) write(w io.Writer) {
 		}
 		fit(t.rows, width, t.cut)
 	}
-	writeTable(w, t.rows, newPaint(w))
+	writeTable(w, t.rows, paint(w))
 	if len(t.rows) == 1 {
 		fmt.Fprintln(w, "(none)")
 	}
 }
 
-// paint colours words that stand for something bad or good. It only repeats what
-// the word says.
-type paint bool
-
-// newPaint paints on terminals, unless NO_COLOR is set (https://no-color.org).
-func newPaint(w io.Writer) paint { return paint(terminalWidth(w) > 0 && os.Getenv("NO_COLOR") == "") }
-
-// The colours of words: 31 is red, 32 green, 33 yellow, 36 cyan.
-var colours = map[string]string{
-	"down": "31", "half-dead": "31", "critical": "31", "failed": "31", "fail": "31",
-	"suspect": "33", "stalled": "33", "warning": "33", "warn": "33", "waiting": "36", "refused": "33", "off": "33",
-	"up": "32", "ok": "32", "reaped": "32", "could not tell": "36",
-}
-
-func (p paint) word(s string) string { return p.as(strings.TrimSpace(s), s) }
-
-// as paints s as if it were the word.
-func (p paint) as(word, s string) string {
-	code := colours[word]
-	if !bool(p) || code == "" {
-		return s
-	}
-	return "\x1b[" + code + "m" + s + "\x1b[0m"
+// paint paints on terminals, unless NO_COLOR is set (https://no-color.org).
+func paint(w io.Writer) show.Paint {
+	return show.Paint(terminalWidth(w) > 0 && os.Getenv("NO_COLOR") == "")
 }
 
 const gap = "  "
 
-func writeTable(w io.Writer, rows [][]string, p paint) {
+func writeTable(w io.Writer, rows [][]string, p show.Paint) {
 	widths := columnWidths(rows)
 	var line strings.Builder
 	for _, row := range rows {
 		line.Reset()
 		for i, cell := range row {
-			line.WriteString(p.word(cell))
+			line.WriteString(p.Word(cell))
 			if i < len(row)-1 {
 				line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)) + gap)
 			}

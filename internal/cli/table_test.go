@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	v1 "github.com/redisguard/redisguard/api/v1"
+	"github.com/redisguard/redisguard/internal/show"
 	"github.com/redisguard/redisguard/netns"
 	"github.com/redisguard/redisguard/proc"
 	"github.com/redisguard/redisguard/tcpstate"
@@ -65,7 +66,7 @@ func TestTableOfHostileNames(t *testing.T) {
 	} {
 		c.owner = o
 		l := c.listed(now)
-		if got := l.process() + " " + workloadWords(l.Process); !strings.Contains(got, want) {
+		if got := l.process() + " " + show.Workload(l.Process); !strings.Contains(got, want) {
 			t.Errorf("%+v is shown as %q, want %q", o, got, want)
 		}
 	}
@@ -87,8 +88,8 @@ func TestHostileDaemon(t *testing.T) {
 	writeEndpoints(&b, []v1.Endpoint{{Endpoint: evil, Paths: []v1.Path{{Namespace: evil, Finding: evil}}}}, true, time.Now())
 	writeFindingsTable(&b, []v1.Finding{{ID: evil, Code: evil, Text: evil, EndedBy: evil, Endpoint: evil, Namespace: evil, Connection: k}}, time.Now())
 	writeStatus(&b, &v1.Status{Version: evil, Profile: evil, Cursor: evil, Jobs: []v1.Job{{Name: evil, Why: evil}}, Capabilities: []v1.Capability{{Name: evil, Detail: evil}}})
-	writeEvent(&b, &v1.Event{Type: evil, Text: evil, Endpoint: evil, Namespace: evil, Connection: k, Peer: &v1.Peer{Command: evil}}, false)
-	writeExplanation(&b, &v1.Explanation{ID: evil, Kind: evil, Summary: evil, Finding: &v1.Finding{ID: evil}, Story: []v1.Step{{Part: evil, Type: evil, Text: evil, Evidence: ev}}})
+	b.WriteString(show.Event(&v1.Event{Type: evil, Text: evil, Endpoint: evil, Namespace: evil, Connection: k, Peer: &v1.Peer{Command: evil}}, false))
+	show.Story(&b, &v1.Explanation{ID: evil, Kind: evil, Summary: evil, Finding: &v1.Finding{ID: evil}, Story: []v1.Step{{Part: evil, Type: evil, Text: evil, Evidence: ev}}}, false)
 	if strings.ContainsAny(b.String(), "\x1b\r") {
 		t.Errorf("it got through: %q", b.String())
 	}

@@ -79,7 +79,7 @@ func writeReaps(w io.Writer, list []v1.ReapResult) {
 	t := table{cut: []int{2, 3}, end: true}
 	t.add("CONNECTION", "OUTCOME", "PROCESS", "WORKLOAD", "LOCAL", "ENDPOINT", "WHY")
 	for _, r := range list {
-		t.add(show.Plain(r.Connection), show.Plain(string(r.Outcome)), processWords(r.Process), workloadWords(r.Process),
+		t.add(show.Plain(r.Connection), show.Plain(string(r.Outcome)), show.Process(r.Process), show.Workload(r.Process),
 			show.Plain(r.Local), show.Plain(r.Endpoint), or(show.Plain(r.Why), "-"))
 	}
 	t.write(w)
@@ -131,7 +131,7 @@ config.`,
 			if dryRun {
 				would = "would be "
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s%s (%s)\n", would, m.Effective, modeReasons(&m))
+			fmt.Fprintf(cmd.OutOrStdout(), "%s%s (%s)\n", would, m.Effective, show.ModeReasons(&m))
 			return nil
 		},
 	}
