@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -80,14 +81,20 @@ func (w *watcher) reapIn(sp *space, list []verdict.Reap) error {
 // lastLookAndDestroy runs in the namespace. Between the look and the destroy lie
 // microseconds.
 func (w *watcher) lastLookAndDestroy(list []verdict.Reap, outcome []verdict.ReapOutcome, why []error) error {
-	if err := w.socket.Open(); err != nil {
-		return err
-	}
-	defer w.socket.Close()
 	ids := make([]tcpstate.ID, len(list))
 	for i, r := range list {
 		ids[i] = tcpstate.ID{Local: r.Local, Remote: r.Remote, Cookie: r.Key.Cookie}
 	}
+	return w.lookAndDestroy(ids, func(i int, now *tcpstate.Result) (verdict.ReapOutcome, error) { return lastLook(now, &list[i]) }, outcome, why)
+}
+
+// lookAndDestroy runs in the namespace of the connections: it looks at each and
+// destroys those for which decide gives no outcome.
+func (w *watcher) lookAndDestroy(ids []tcpstate.ID, decide func(int, *tcpstate.Result) (verdict.ReapOutcome, error), outcome []verdict.ReapOutcome, why []error) error {
+	if err := w.socket.Open(); err != nil {
+		return err
+	}
+	defer w.socket.Close()
 	looks := make([]tcpstate.Result, len(ids))
 	if err := w.socket.Get(ids, looks); err != nil {
 		return err
@@ -95,7 +102,7 @@ func (w *watcher) lastLookAndDestroy(list []verdict.Reap, outcome []verdict.Reap
 	var doomed []tcpstate.ID
 	var at []int
 	for i := range looks {
-		outcome[i], why[i] = lastLook(&looks[i], &list[i])
+		outcome[i], why[i] = decide(i, &looks[i])
 		if outcome[i] == "" {
 			doomed = append(doomed, ids[i])
 			at = append(at, i)
@@ -121,6 +128,17 @@ func (w *watcher) lastLookAndDestroy(list []verdict.Reap, outcome []verdict.Reap
 // lastLook decides by a look right before the reap. An empty outcome lets it
 // happen.
 func lastLook(now *tcpstate.Result, r *verdict.Reap) (verdict.ReapOutcome, error) {
+	if outcome, why := lastState(now); outcome != "" {
+		return outcome, why
+	}
+	if now.Info.SegsIn != r.SegsIn {
+		return verdict.ReapSpared, errors.New("its peer was heard since the verdict")
+	}
+	return "", nil
+}
+
+// lastState is what of the last look holds for every reap.
+func lastState(now *tcpstate.Result) (verdict.ReapOutcome, error) {
 	switch {
 	case errors.Is(now.Err, tcpstate.ErrGone):
 		return verdict.ReapGone, nil
@@ -128,8 +146,6 @@ func lastLook(now *tcpstate.Result, r *verdict.Reap) (verdict.ReapOutcome, error
 		return verdict.ReapFailed, now.Err
 	case !now.HasInfo:
 		return verdict.ReapFailed, errors.New("the kernel tells too little about it")
-	case now.Info.SegsIn != r.SegsIn:
-		return verdict.ReapSpared, errors.New("its peer was heard since the verdict")
 	case now.State != tcpstate.Established && now.State != tcpstate.SynSent:
 		return verdict.ReapSpared, fmt.Errorf("it is in state %v", now.State)
 	case now.Inode == 0:
@@ -185,17 +201,20 @@ func (w *watcher) publish(e *verdict.Event) {
 
 // announce tells of something about the daemon itself.
 func (w *watcher) announce(text string) {
-	w.send(event.Event{Type: event.ModeChanged, Text: text}, verdict.ConnKey{})
+	m := w.mode()
+	w.told = m
+	w.send(event.Event{Type: event.ModeChanged, Text: text, Mode: &m, Peer: w.askedBy}, verdict.ConnKey{})
 }
 
 // send completes an event with names, and gives it to the hub, the audit file and
 // the log.
 func (w *watcher) send(e event.Event, key verdict.ConnKey) {
 	e.Time = time.Now().UTC()
+	e.NS, e.Cookie = key.NS, key.Cookie
 	if sp := w.byKey[key.NS]; sp != nil {
 		e.Namespace = sp.ns.String()
 	}
-	if t := w.conns[key]; t != nil {
+	if t := cmp.Or(w.conns[key], w.left[key]); t != nil {
 		e.Connection = describe(t)
 	}
 	e.Seq = w.s.opt.Hub.Publish(e)
@@ -233,6 +252,9 @@ func (w *watcher) send(e event.Event, key verdict.ConnKey) {
 	}
 	if e.TookMs != 0 {
 		attrs = append(attrs, slog.Int64("took_ms", e.TookMs))
+	}
+	if e.Peer != nil {
+		attrs = append(attrs, slog.Any("peer", e.Peer))
 	}
 	attrs = append(attrs, slog.String("text", e.Text))
 	w.s.log.LogAttrs(context.Background(), level, string(e.Type), attrs...)

@@ -113,17 +113,19 @@ func NoFigures() Figures {
 		Detection: map[verdict.Rule]Distribution{}, Succeeded: map[Component]time.Time{},
 		Wait: distribution(waitLimits...), Recovery: distribution(recoveryLimits...), Lateness: distribution(latenessLimits...),
 	}
-	for _, r := range verdict.Rules() {
-		for _, o := range verdict.ReapOutcomes() {
+	for _, o := range verdict.ReapOutcomes() {
+		for _, r := range append(verdict.Rules(), verdict.RuleAsked) {
 			f.Reaps[ReapKind{r, o}] = 0
 		}
+	}
+	for _, r := range verdict.Rules() {
 		f.Withheld[r] = 0
 		f.Detection[r] = distribution(detectionLimits...)
 	}
 	for _, o := range []verdict.Outcome{verdict.Alive, verdict.Dead, verdict.Refused, verdict.Unresponsive, verdict.CouldNotTell} {
 		f.Probes[o] = 0
 	}
-	for _, t := range append(verdict.EventTypes(), event.ModeChanged) {
+	for _, t := range event.Types() {
 		f.Events[t] = 0
 	}
 	for _, c := range Components() {
@@ -159,6 +161,13 @@ func (g *figures) reaped(r *verdict.Reap, outcome verdict.ReapOutcome, at time.D
 	}
 	g.detected(r.Evidence.Rule, r.Verdict-r.Evidence.Since)
 	g.f.Wait.observe(at - r.Verdict)
+}
+
+// asked notes what became of a reap that somebody asked for.
+func (g *figures) asked(outcome verdict.ReapOutcome) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.f.Reaps[ReapKind{verdict.RuleAsked, outcome}]++
 }
 
 // detected notes a verdict about a connection.

@@ -92,7 +92,7 @@ func (s *Supervisor) permit(c *config.Config, k *tcpstate.Connection, o *ownersh
 	if s.opt.DryRun {
 		return no(ExemptDryRun, whyDryRun)
 	}
-	if m := config.Ceiling(c.Mode, c.Watch.Mode, c.Reap.Mode); m != config.Enforce {
+	if m := config.Ceiling(c.Mode, config.Mode(s.override.Load()), c.Watch.Mode, c.Reap.Mode); m != config.Enforce {
 		return no(ExemptMode, whyMode+m.String())
 	}
 	return verdict.MayReap, NotExempt, ""

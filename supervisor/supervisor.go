@@ -37,6 +37,7 @@ import (
 	"github.com/redisguard/redisguard/netns"
 	"github.com/redisguard/redisguard/proc"
 	"github.com/redisguard/redisguard/tcpstate"
+	"github.com/redisguard/redisguard/view"
 )
 
 // DisablePath is the off switch: while a file is there, every job is off.
@@ -82,8 +83,13 @@ type Supervisor struct {
 	hot      chan netns.ID   // watcher to discoverer: look here soon
 	refresh  chan struct{}   // watcher to discoverer: a way in is broken; room for one
 	restart  chan struct{}   // watcher to discoverer: forget what was seen; room for one
-	errands  errands         // probes
-	looks    errands         // at next hops and other connections
+
+	asks     chan func(*watcher) error // others to watcher: to be done on its goroutine
+	view     atomic.Pointer[view.Node] // the last one made
+	viewing  chan struct{}             // held by who has another one made
+	override atomic.Int32              // config.Mode, see SetMode
+	errands  errands                   // probes
+	looks    errands                   // at next hops and other connections
 
 	stats   stats
 	figures *figures
@@ -145,11 +151,14 @@ func New(opt Options) (*Supervisor, error) {
 		hot:      make(chan netns.ID, 256),
 		refresh:  make(chan struct{}, 1),
 		restart:  make(chan struct{}, 1),
+		asks:     make(chan func(*watcher) error),
+		viewing:  make(chan struct{}, 1),
 		figures:  newFigures(),
 	}
 	s.errands.init(maxProbes)
 	s.looks.init(maxLooks)
 	s.conf.Store(&opt.Config)
+	s.recallMode()
 	s.caps = tcpstate.ProbeCapabilities()
 	if s.caps.Dump.Support == tcpstate.NotSupported {
 		return nil, fmt.Errorf("cannot observe anything: %w (is CONFIG_INET_DIAG in this kernel?)", s.caps.Dump.Err)
@@ -252,11 +261,7 @@ func (s *Supervisor) disabled() bool {
 
 // watchMode is how far watching and everything that builds on it may go.
 func (s *Supervisor) watchMode(c *config.Config) config.Mode {
-	m := config.Ceiling(c.Mode, c.Watch.Mode)
-	if s.opt.DryRun {
-		m = config.Ceiling(m, config.Observe)
-	}
-	return m
+	return config.Ceiling(s.ceiling(c), c.Watch.Mode)
 }
 
 // monotonic is the clock of all observations.

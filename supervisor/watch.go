@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/redisguard/redisguard/config"
+	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/netns"
 	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/verdict"
@@ -54,8 +55,9 @@ type tracked struct {
 	space     *space
 	conn      tcpstate.Connection // as last seen
 	own       ownership
-	round     uint64 // in which it was last looked at
-	forgotten bool   // it is not in the table any more
+	round     uint64        // in which it was last looked at
+	seen      time.Duration // when it was last looked at
+	forgotten bool          // it is not in the table any more
 	// permit as the core was told.
 	permit verdict.Permit
 	exempt Exemption
@@ -98,6 +100,11 @@ type watcher struct {
 	memory   *memory
 	recalled map[verdict.PathKey]bool // paths whose predecessor's probe was handed over
 	off      bool
+	switched bool        // the off switch was there when we last looked
+	told     event.Mode  // as published last
+	askedBy  *event.Peer // who asks for what is being done; nil is nobody
+	asked    allowance
+	left     map[verdict.ConnKey]*tracked // gone since the last step, which may speak of them
 
 	// Kept for their memory.
 	ids     []tcpstate.ID
@@ -139,6 +146,9 @@ func (s *Supervisor) watch(ctx context.Context) error {
 	w.rec = openRecorder(c.Record, s.log)
 	defer w.rec.close()
 	defer w.retrans.close()
+	w.left = map[verdict.ConnKey]*tracked{}
+	w.switched = s.disabled()
+	w.announce("redisguard has started with mode " + s.ceiling(c).String())
 	return w.loop(ctx)
 }
 
@@ -162,6 +172,10 @@ func (w *watcher) loop(ctx context.Context) error {
 			w.takeAnswers(answers)
 		case r := <-s.results:
 			w.takeResult(r)
+		case do := <-s.asks:
+			if err := do(w); err != nil {
+				return err
+			}
 		case <-timer.C:
 			ticked = true
 		}
@@ -181,9 +195,7 @@ func (w *watcher) loop(ctx context.Context) error {
 				s.log.Debug("cannot keep what probes have found for the next start", "error", err)
 			}
 		}
-		if off := s.watchMode(c) == config.Off || s.disabled(); off != w.off {
-			w.switchOff(off)
-		}
+		w.checkSwitch()
 		if w.off {
 			s.figures.succeeded(Watcher)
 			timer.Reset(500 * time.Millisecond)
@@ -257,6 +269,7 @@ func (w *watcher) step(ctx context.Context) error {
 		for i := range out.Events {
 			w.publish(&out.Events[i])
 		}
+		clear(w.left)
 		if err := w.reap(out.Reap); err != nil {
 			return err
 		}
@@ -306,6 +319,8 @@ func (w *watcher) reconfigure() {
 	for _, sp := range w.spaces {
 		w.s.lookSoon(sp.ns.ID) // there may be other ports now
 	}
+	w.checkSwitch()
+	w.tellMode("the mode is now " + w.mode().Effective)
 }
 
 // switchOff forgets everything, or begins anew.
@@ -402,7 +417,7 @@ func (w *watcher) takeFound(ctx context.Context, f found) {
 			}
 			break
 		}
-		t := &tracked{key: verdict.ConnKey{NS: sp.key, Cookie: k.Cookie}, space: sp, conn: *k}
+		t := &tracked{key: verdict.ConnKey{NS: sp.key, Cookie: k.Cookie}, space: sp, conn: *k, seen: monotonic()}
 		sp.conns[k.Cookie] = t
 		w.conns[t.key] = t
 		w.tell(t)
@@ -510,6 +525,7 @@ func (w *watcher) drop(t *tracked) {
 	t.forgotten = true
 	delete(w.conns, t.key)
 	delete(t.space.conns, t.key.Cookie)
+	w.left[t.key] = t
 }
 
 // forget drops a connection that the core does not know to be gone.
@@ -687,6 +703,7 @@ func (w *watcher) lookAt(sp *space) error {
 		w.s.log.Debug("cannot look at connections", "namespace", sp.ns, "error", err)
 		return nil
 	}
+	now := monotonic()
 	for i, t := range sp.turn {
 		r := &w.results[i]
 		switch {
@@ -696,7 +713,7 @@ func (w *watcher) lookAt(sp *space) error {
 			w.s.log.Debug("cannot look at a connection", "namespace", sp.ns, "local", t.conn.Local, "remote", t.conn.Remote, "error", r.Err)
 		default:
 			orphaned := r.Inode == 0 && t.conn.Inode != 0
-			t.conn = r.Connection
+			t.conn, t.seen = r.Connection, now
 			if orphaned {
 				w.tell(t)
 			}

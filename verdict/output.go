@@ -45,6 +45,7 @@ const (
 	RuleDown         Rule = "down"
 	RuleUnresponsive Rule = "unresponsive"
 	RuleSyn          Rule = "connecting-to-down"
+	RuleAsked        Rule = "asked" // by a person; none of ours
 )
 
 // Rules are all rules.

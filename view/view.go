@@ -1,0 +1,97 @@
+// Package view is what the guard knows of its node at one moment: values that
+// nobody changes, which the watcher makes when somebody asks, and the words in
+// which it is asked to act.
+package view
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redisguard/redisguard/event"
+	"github.com/redisguard/redisguard/proc"
+	"github.com/redisguard/redisguard/tcpstate"
+	"github.com/redisguard/redisguard/verdict"
+)
+
+// Node is the watcher's tables.
+type Node struct {
+	// At is when this was.
+	At time.Time
+	// Off says that nothing is watched.
+	Off    bool
+	Spaces []Space
+	// Connections are in no order.
+	Connections []Connection
+}
+
+// Space is a network namespace.
+type Space struct {
+	NS   verdict.NS
+	Name string // as people call it
+	Host bool
+	// Key is what /proc/<pid>/ns/net leads to.
+	Key proc.NSKey
+}
+
+// Connection is one watched connection.
+type Connection struct {
+	Key verdict.ConnKey
+	// Space is its index in Node.Spaces.
+	Space int
+	// TCP is what the kernel said when it was last looked at, at Seen.
+	TCP  tcpstate.Connection
+	Seen time.Time
+	// Owner is nil while, or if, it is not known.
+	Owner *proc.Owner
+	// WhyNot says why it may not be reaped, empty if it may.
+	WhyNot string
+}
+
+// Reapable says whether it may be reaped.
+func (c *Connection) Reapable() bool { return c.WhyNot == "" }
+
+// ConnID names a connection for people and programs; ParseConnID reads it.
+func ConnID(k verdict.ConnKey) string {
+	return strconv.FormatUint(uint64(k.NS), 10) + "-" + strconv.FormatUint(k.Cookie, 16)
+}
+
+// ParseConnID reads what ConnID has written.
+func ParseConnID(s string) (verdict.ConnKey, error) {
+	ns, cookie, ok := strings.Cut(s, "-")
+	n, err1 := strconv.ParseUint(ns, 10, 64)
+	c, err2 := strconv.ParseUint(cookie, 16, 64)
+	k := verdict.ConnKey{NS: verdict.NS(n), Cookie: c}
+	if !ok || err1 != nil || err2 != nil || len(s) > 64 || ConnID(k) != s {
+		return verdict.ConnKey{}, fmt.Errorf("%.64q is no connection id: <namespace id>-<cookie in hexadecimal>", s)
+	}
+	return k, nil
+}
+
+// Reap asks for the end of one connection, or of all to an endpoint.
+type Reap struct {
+	Connection verdict.ConnKey // zero if Endpoint is set
+	Endpoint   netip.AddrPort
+	DryRun     bool
+	Force      bool // those that make progress, too
+	Peer       event.Peer
+}
+
+// Refused is the outcome of a connection that was not tried.
+const Refused verdict.ReapOutcome = "refused"
+
+// Reaped is what became of one connection.
+type Reaped struct {
+	Key           verdict.ConnKey
+	Local, Remote netip.AddrPort
+	UID           uint32
+	Owner         *proc.Owner
+	Outcome       verdict.ReapOutcome
+	Why           string
+}
+
+// ErrOff says that nothing is watched, so that nothing can be done.
+var ErrOff = errors.New("redisguard is off: it watches nothing and touches nothing")
