@@ -138,3 +138,11 @@ func Evidence(e *v1.Evidence) string {
 	}
 	return s
 }
+
+// EventColour is the word in whose colour an event line may be shown.
+func EventColour(e *v1.Event) string {
+	if e.Finding != nil {
+		return loud[v1.EventType(e.Finding.Code)]
+	}
+	return loud[e.Type]
+}

@@ -14,6 +14,10 @@ func About(endpoint, namespace string, k *v1.EventConnection) string {
 		if p := Process(k.Process); p != "?" {
 			words = append(words, p)
 		}
+		if w := Workload(k.Process); w != "-" {
+			words = append(words, w)
+			namespace = "" // says less
+		}
 		if endpoint == "" {
 			endpoint = k.Endpoint
 		}
