@@ -9,6 +9,7 @@ import (
 	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/supervisor"
+	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/verdict"
 )
 
@@ -16,6 +17,40 @@ const (
 	counter = prometheus.CounterValue
 	gauge   = prometheus.GaugeValue
 )
+
+// The states of endpoints and of paths to them.
+const (
+	up      = "up"
+	suspect = "suspect"
+	down    = "down"
+)
+
+var endpointStates = []string{up, suspect, down}
+
+// unwell are the paths that are not up.
+func (r *reading) unwell() map[verdict.PathKey]string {
+	m := map[verdict.PathKey]string{}
+	for _, f := range r.now.Open {
+		path := verdict.PathKey{NS: f.Opened.NS, Endpoint: f.Opened.Endpoint}
+		switch f.Code {
+		case verdict.EndpointDown:
+			m[path] = down
+		case verdict.EndpointSuspect:
+			m[path] = suspect
+		}
+	}
+	return m
+}
+
+func stateWord(s tcpstate.State) string {
+	switch s {
+	case tcpstate.Established:
+		return "established"
+	case tcpstate.SynSent:
+		return "connecting"
+	}
+	return "closing"
+}
 
 // watchedPort is the target of what is watched for its port alone.
 const watchedPort = "watched_port"
@@ -70,21 +105,68 @@ func all() []figure {
 			},
 		},
 		{
-			name: "redisguard_endpoints_unwell", labels: []string{"target", "state"}, kind: gauge,
-			help: "Endpoints that are suspect or down on some path.",
+			name: "redisguard_endpoints", labels: []string{"target", "state"}, kind: gauge,
+			help: "Endpoints that local processes are connected to, by the worst state on any path.",
 			count: func(r *reading, say func(float64, ...string)) {
-				state := map[netip.AddrPort]verdict.EventType{}
-				for _, f := range r.now.Open {
-					if f.Code == verdict.EndpointDown || f.Code == verdict.EndpointSuspect && state[f.Opened.Endpoint] == "" {
-						state[f.Opened.Endpoint] = f.Code
+				if r.node == nil {
+					return
+				}
+				state := map[netip.AddrPort]string{}
+				for i := range r.node.Connections {
+					state[r.node.Connections[i].TCP.Remote] = up
+				}
+				for path, s := range r.unwell() {
+					if s == down || state[path.Endpoint] != down {
+						state[path.Endpoint] = s
 					}
 				}
-				n := map[verdict.EventType]int{}
+				n := map[string]int{}
 				for _, s := range state {
 					n[s]++
 				}
-				say(float64(n[verdict.EndpointSuspect]), watchedPort, "suspect")
-				say(float64(n[verdict.EndpointDown]), watchedPort, "down")
+				for _, s := range endpointStates {
+					say(float64(n[s]), watchedPort, s)
+				}
+			},
+		},
+		{
+			name: "redisguard_connections", labels: []string{"target", "endpoint_state", "state"}, kind: gauge,
+			help: "Watched connections, by the state of the path to the endpoint and by their own.",
+			count: func(r *reading, say func(float64, ...string)) {
+				if r.node == nil {
+					return
+				}
+				unwell := r.unwell()
+				n := map[[2]string]int{}
+				for i := range r.node.Connections {
+					k := &r.node.Connections[i]
+					path := up
+					if s, ok := unwell[verdict.PathKey{NS: k.Key.NS, Endpoint: k.TCP.Remote}]; ok {
+						path = s
+					}
+					n[[2]string{path, stateWord(k.TCP.State)}]++
+				}
+				for _, path := range endpointStates {
+					for _, s := range []string{"established", "connecting", "closing"} {
+						say(float64(n[[2]string{path, s}]), watchedPort, path, s)
+					}
+				}
+			},
+		},
+		{
+			name: "redisguard_connections_exempt", labels: []string{"reason"}, kind: gauge,
+			help: "Watched connections that may not be reaped, by the reason.",
+			count: func(r *reading, say func(float64, ...string)) {
+				if r.node == nil {
+					return
+				}
+				n := map[string]int{}
+				for i := range r.node.Connections {
+					n[r.node.Connections[i].Exempt]++
+				}
+				for _, x := range supervisor.Exemptions() {
+					say(float64(n[string(x)]), string(x))
+				}
 			},
 		},
 		number(gauge, "redisguard_namespaces", "Network namespaces of this node.", func(r *reading) int64 { return r.Namespaces }),

@@ -7,6 +7,7 @@
 package metrics
 
 import (
+	"context"
 	"net/http"
 	"runtime"
 	"time"
@@ -18,12 +19,14 @@ import (
 	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/supervisor"
 	"github.com/redisguard/redisguard/verdict"
+	"github.com/redisguard/redisguard/view"
 )
 
 // Guard is what is asked of the supervisor.
 type Guard interface {
 	Stats() supervisor.Stats
 	Figures() supervisor.Figures
+	View(ctx context.Context) (*view.Node, error)
 }
 
 // Events is what is asked of the hub.
@@ -64,6 +67,7 @@ type reading struct {
 	supervisor.Figures
 	events map[verdict.EventType]uint64
 	now    event.Snapshot
+	node   *view.Node // nil if it did not answer in time
 }
 
 // figure is one metric. Of count and spread one is set.
@@ -76,6 +80,10 @@ type figure struct {
 	count  func(r *reading, say func(value float64, labels ...string))
 	spread func(r *reading, say func(d supervisor.Distribution, labels ...string))
 }
+
+// viewWithin is how long the watcher may take for a copy of its tables, which is
+// usually the rest of its round.
+const viewWithin = 2 * time.Second
 
 // collector reads everything once for each scrape.
 type collector struct {
@@ -100,6 +108,11 @@ func (c *collector) Describe(to chan<- *prometheus.Desc) {
 
 func (c *collector) Collect(to chan<- prometheus.Metric) {
 	r := reading{Config: c.conf, Stats: c.conf.Guard.Stats(), Figures: c.conf.Guard.Figures(), events: c.conf.Events.Counts(), now: c.conf.Events.Snapshot(false)}
+	ctx, cancel := context.WithTimeout(context.Background(), viewWithin)
+	defer cancel()
+	// Without it, what stands in it is left out: an old number would look like a
+	// new one.
+	r.node, _ = c.conf.Guard.View(ctx)
 	for i, f := range c.figures {
 		if f.spread != nil {
 			f.spread(&r, func(d supervisor.Distribution, labels ...string) { to <- histogram(c.descs[i], d, labels) })

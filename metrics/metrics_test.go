@@ -1,6 +1,8 @@
 package metrics
 
 import (
+	"context"
+	"errors"
 	"flag"
 	"io"
 	"net/http/httptest"
@@ -17,13 +19,26 @@ import (
 
 	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/supervisor"
+	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/verdict"
+	"github.com/redisguard/redisguard/view"
 )
 
 var update = flag.Bool("update", false, "write testdata/scrape.txt anew")
 
 // guard has the same figures every time.
-type guard struct{ f supervisor.Figures }
+type guard struct {
+	f    supervisor.Figures
+	node view.Node
+	err  error
+}
+
+func (g guard) View(context.Context) (*view.Node, error) {
+	if g.err != nil {
+		return nil, g.err
+	}
+	return &g.node, nil
+}
 
 func (guard) Stats() supervisor.Stats {
 	return supervisor.Stats{
@@ -44,7 +59,24 @@ func newGuard() guard {
 	d.Count, d.Sum, d.Buckets[5], d.Buckets[6] = 8, 100*time.Second, 4, 3
 	f.Detection[verdict.RuleDown] = d
 	f.Recovery.Count, f.Recovery.Sum, f.Recovery.Buckets[0] = 1, 5*time.Millisecond, 1
-	return guard{f}
+	g := guard{f: f}
+	for i, k := range []struct {
+		state  tcpstate.State
+		exempt supervisor.Exemption
+	}{{state: tcpstate.Established}, {state: tcpstate.SynSent, exempt: supervisor.ExemptRedis}, {state: tcpstate.CloseWait}, {state: tcpstate.Established, exempt: supervisor.ExemptMode}} {
+		c := view.Connection{Key: verdict.ConnKey{NS: verdict.NS(i)}, Exempt: string(k.exempt)}
+		c.TCP.Remote, c.TCP.State = endpoint(i/3), k.state
+		g.node.Connections = append(g.node.Connections, c)
+	}
+	c := view.Connection{}
+	c.TCP.Remote, c.TCP.State = endpoint(7), tcpstate.Established
+	g.node.Connections = append(g.node.Connections, c)
+	return g
+}
+
+// endpoint is one of those of these tests.
+func endpoint(n int) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(n)}), 6379)
 }
 
 func testConfig() Config {
@@ -52,7 +84,7 @@ func testConfig() Config {
 	hub.Publish(event.Event{Type: event.ModeChanged, Mode: &event.Mode{Effective: "observe"}})
 	for i, t := range []verdict.EventType{verdict.EndpointDown, verdict.EndpointSuspect, verdict.EndpointSuspect, verdict.EndpointSuspect} {
 		// The endpoint is down on one path, and suspect on others; another is suspect.
-		hub.Publish(event.Event{Type: t, Time: time.Now(), NS: verdict.NS(i), Endpoint: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i / 3)}), 6379)})
+		hub.Publish(event.Event{Type: t, Time: time.Now(), NS: verdict.NS(i), Endpoint: endpoint(i / 3)})
 	}
 	return Config{Guard: newGuard(), Events: hub, Version: "v1.2.3", Revision: "abc"}
 }
@@ -107,7 +139,7 @@ func TestLint(t *testing.T) {
 // one that has, and none of their labels could be an address, an id or a name.
 func TestClosedLabels(t *testing.T) {
 	idle := testConfig()
-	idle.Guard, idle.Events = guard{supervisor.NoFigures()}, event.NewHub(1)
+	idle.Guard, idle.Events = guard{f: supervisor.NoFigures()}, event.NewHub(1)
 	before, after := series(t, idle), series(t, testConfig())
 	if diff := cmp.Diff(before, after); diff != "" {
 		t.Errorf("series come and go (-idle +busy):\n%s", diff)
@@ -130,6 +162,20 @@ func TestClosedLabels(t *testing.T) {
 		if n > 50 {
 			t.Errorf("%s has %d series", name, n)
 		}
+	}
+}
+
+// TestWatcherDoesNotAnswer: what only the watcher knows is left out, and the rest
+// is there.
+func TestWatcherDoesNotAnswer(t *testing.T) {
+	c := testConfig()
+	g := newGuard()
+	g.err = errors.New("too late")
+	g.node = view.Node{}
+	c.Guard = g
+	got := scrape(t, c)
+	if strings.Contains(got, "redisguard_connections{") || !strings.Contains(got, "redisguard_reaps_total{") {
+		t.Errorf("got:\n%s", got)
 	}
 }
 

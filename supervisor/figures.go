@@ -39,7 +39,6 @@ type Figures struct {
 	// reaped, for want of a permit or by policy.
 	Withheld map[verdict.Rule]int64
 	Probes   map[verdict.Outcome]int64
-	Events   map[verdict.EventType]int64
 	// Detection is how long the silence of a connection had lasted when it was
 	// judged half-dead; Wait how long it then waited for its reap; Recovery how
 	// long after the first reap its client was back.
@@ -109,7 +108,7 @@ func newFigures() *figures { return &figures{f: NoFigures()} }
 // NoFigures are those of a daemon that has done nothing yet.
 func NoFigures() Figures {
 	f := Figures{
-		Reaps: map[ReapKind]int64{}, Withheld: map[verdict.Rule]int64{}, Probes: map[verdict.Outcome]int64{}, Events: map[verdict.EventType]int64{},
+		Reaps: map[ReapKind]int64{}, Withheld: map[verdict.Rule]int64{}, Probes: map[verdict.Outcome]int64{},
 		Detection: map[verdict.Rule]Distribution{}, Succeeded: map[Component]time.Time{},
 		Wait: distribution(waitLimits...), Recovery: distribution(recoveryLimits...), Lateness: distribution(latenessLimits...),
 	}
@@ -125,9 +124,6 @@ func NoFigures() Figures {
 	for _, o := range []verdict.Outcome{verdict.Alive, verdict.Dead, verdict.Refused, verdict.Unresponsive, verdict.CouldNotTell} {
 		f.Probes[o] = 0
 	}
-	for _, t := range event.Types() {
-		f.Events[t] = 0
-	}
 	for _, c := range Components() {
 		f.Succeeded[c] = time.Time{}
 	}
@@ -139,7 +135,7 @@ func (s *Supervisor) Figures() Figures {
 	s.figures.mu.Lock()
 	defer s.figures.mu.Unlock()
 	f := s.figures.f
-	f.Reaps, f.Withheld, f.Probes, f.Events = maps.Clone(f.Reaps), maps.Clone(f.Withheld), maps.Clone(f.Probes), maps.Clone(f.Events)
+	f.Reaps, f.Withheld, f.Probes = maps.Clone(f.Reaps), maps.Clone(f.Withheld), maps.Clone(f.Probes)
 	f.Succeeded, f.Detection = maps.Clone(f.Succeeded), maps.Clone(f.Detection)
 	for r, d := range f.Detection {
 		d.Buckets = slices.Clone(d.Buckets)
@@ -184,7 +180,6 @@ func (g *figures) detected(r verdict.Rule, silence time.Duration) {
 func (g *figures) published(e *event.Event) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.f.Events[e.Type]++
 	switch e.Type {
 	case verdict.ConnectionRecovered:
 		g.f.Recovery.observe(time.Duration(e.TookMs) * time.Millisecond)

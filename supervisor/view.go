@@ -73,7 +73,7 @@ func (w *watcher) view() *view.Node {
 				why = "observed only"
 			}
 			n.Connections = append(n.Connections, view.Connection{
-				Key: t.key, Space: at, TCP: t.conn, Seen: clock.Add(t.seen - now), Owner: t.own.owner, WhyNot: why,
+				Key: t.key, Space: at, TCP: t.conn, Seen: clock.Add(t.seen - now), Owner: t.own.owner, WhyNot: why, Exempt: string(t.exempt),
 			})
 		}
 	}

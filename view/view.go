@@ -47,8 +47,9 @@ type Connection struct {
 	Seen time.Time
 	// Owner is nil while, or if, it is not known.
 	Owner *proc.Owner
-	// WhyNot says why it may not be reaped, empty if it may.
-	WhyNot string
+	// WhyNot says why it may not be reaped, empty if it may; Exempt is the kind
+	// of reason.
+	WhyNot, Exempt string
 }
 
 // Reapable says whether it may be reaped.
