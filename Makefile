@@ -4,16 +4,20 @@
 # make lint    gofmt, go vet, staticcheck
 # make fuzz    each fuzz test for FUZZTIME
 # make build   bin/redisguard
+# make man     the man pages, into out/man
 
 GO       ?= go
 FUZZTIME ?= 20s
 
 export CGO_ENABLED = 0
 
-.PHONY: build test demo bench lint fuzz clean
+.PHONY: build man test demo bench lint fuzz clean
 
 build:
 	$(GO) build -trimpath -o bin/redisguard ./cmd/redisguard
+
+man: build
+	./bin/redisguard man out/man
 
 # Packages are tested one after the other: some guard the whole node, some load
 # both cores, and their bounds are in seconds.

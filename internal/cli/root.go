@@ -63,6 +63,7 @@ reached, 5 not permitted.`,
 		newDoctorCommand(),
 		newConfigCommand(),
 		newVersionCommand(),
+		newManCommand(),
 	)
 	return root
 }
