@@ -283,7 +283,9 @@ type Finding struct {
 	Text     string    `json:"text"`
 	Since    time.Time `json:"since"`
 	// Open is false once it has ended: then Ended is when and EndedBy why.
-	Open        bool             `json:"open"`
+	Open bool `json:"open"`
+	// Until is when it ends by itself, left out if only an event ends it.
+	Until       *time.Time       `json:"until,omitempty"`
 	Ended       *time.Time       `json:"ended,omitempty"`
 	EndedBy     string           `json:"ended_by,omitempty"`
 	Endpoint    string           `json:"endpoint,omitempty"`

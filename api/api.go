@@ -1,0 +1,270 @@
+// Package api serves what the guard knows, and takes what it is asked to do, over
+// two Unix sockets: one to read, which anybody may open and on which everybody
+// sees what is his, and one to act, for root on the host and a configured group.
+//
+// It is HTTP/1.1 and JSON, in the words of package api/v1. Whoever asks may be
+// hostile (a pod may have the read socket mounted), so everything is bounded:
+// connections, streams and requests for each peer and in total, sizes, and the
+// time that anything may take. Event streams cost neither a goroutine nor a queue
+// each: a few writers serve them all, without ever waiting for one.
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	v1 "github.com/redisguard/redisguard/api/v1"
+	"github.com/redisguard/redisguard/event"
+	"github.com/redisguard/redisguard/proc"
+	"github.com/redisguard/redisguard/view"
+)
+
+// Source is where answers come from.
+type Source interface {
+	// View is what is known of the node, as of a moment ago.
+	View(ctx context.Context) (*view.Node, error)
+	// Info fills in what of a status does not depend on who asks: version,
+	// jobs, settings, capabilities, counters of the guard.
+	Info() v1.Status
+}
+
+// Actor does what is asked for on the admin socket.
+type Actor interface {
+	Reap(ctx context.Context, r view.Reap) ([]view.Reaped, error)
+	SetMode(ctx context.Context, mode string, peer event.Peer) (event.Mode, error)
+	// Reload reads the config file now. An error that wraps ErrBadConfig says
+	// that it is refused.
+	Reload(ctx context.Context) (file string, changed []string, err error)
+}
+
+// ErrBadConfig says that a config file is refused, and the one before stays in
+// force.
+var ErrBadConfig = errors.New("the config is refused")
+
+// Options of a Server. Source, Actor, Hub and Log must be set.
+type Options struct {
+	Source Source
+	Actor  Actor
+	Hub    *event.Hub
+	Log    *slog.Logger
+	// Metrics answers GET /metrics; nil: there is no such route.
+	Metrics http.Handler
+
+	// Socket and AdminSocket are the paths to listen at, "" for none. A socket
+	// that the service manager has passed on (by the names "redisguard.sock" and
+	// "redisguard-admin.sock") is served instead.
+	Socket, AdminSocket string
+	// Group may act, beside root: a group's number, negative for none.
+	Group int
+	// MetricsListen is a TCP address for /metrics alone, "" for none.
+	MetricsListen string
+	Limits        Limits
+	// Proc is where process information is read.
+	Proc proc.FS
+}
+
+// Server serves the sockets. Make one with New.
+type Server struct {
+	opt     Options
+	who     identifier
+	guests  guests
+	streams []*shard
+	turn    atomic.Uint32 // of the writers, to take streams
+	version string
+	counts  counters
+	sockets []socket
+
+	// heartbeat is a constant but for tests.
+	heartbeat time.Duration
+}
+
+// socket is one place to listen.
+type socket struct {
+	listener net.Listener
+	handler  http.Handler
+	close    func()
+}
+
+// writers is how many goroutines write streams: with one, a node with two cores
+// would serve a thousand subscribers with half of what it has.
+const writers = 2
+
+// New binds the sockets, so that whoever starts after us finds them. The error
+// wraps ErrInUse if another daemon serves one of them.
+func New(opt Options) (*Server, error) {
+	s := &Server{opt: opt, heartbeat: heartbeatEvery, version: opt.Source.Info().Version}
+	s.opt.Limits = opt.Limits.filled()
+	s.guests.init(s.opt.Limits, &s.counts)
+	var err error
+	if s.who, err = newIdentifier(opt.Proc, opt.Group); err != nil {
+		return nil, err
+	}
+	passed, err := activated()
+	if err != nil {
+		return nil, err
+	}
+	ok := false
+	defer func() {
+		if !ok {
+			s.Close()
+		}
+	}()
+	for _, sock := range []struct {
+		name, path string
+		admin      bool
+	}{{"redisguard.sock", opt.Socket, false}, {"redisguard-admin.sock", opt.AdminSocket, true}} {
+		l, release := passed[sock.name], func() {}
+		if l == nil {
+			if sock.path == "" {
+				continue
+			}
+			if l, release, err = bind(place(sock.path, sock.admin, opt.Group)); err != nil {
+				return nil, err
+			}
+		}
+		s.sockets = append(s.sockets, socket{
+			listener: &guarded{UnixListener: l, server: s, admin: sock.admin}, handler: s.handler(sock.admin), close: release,
+		})
+	}
+	if opt.MetricsListen != "" && opt.Metrics != nil {
+		l, err := net.Listen("tcp", opt.MetricsListen)
+		if err != nil {
+			return nil, fmt.Errorf("cannot serve metrics: %w", err)
+		}
+		mux := http.NewServeMux()
+		mux.Handle("GET /metrics", opt.Metrics)
+		s.sockets = append(s.sockets, socket{listener: &capped{Listener: l, slots: make(chan struct{}, 16)}, handler: mux, close: func() {}})
+	}
+	for range writers {
+		sh, err := newShard(s)
+		if err != nil {
+			return nil, err
+		}
+		s.streams = append(s.streams, sh)
+	}
+	ok = true
+	return s, nil
+}
+
+// Close lets go of what New has bound, if Run was never called.
+func (s *Server) Close() {
+	for _, sock := range s.sockets {
+		sock.listener.Close()
+		sock.close()
+	}
+	for _, sh := range s.streams {
+		sh.close()
+	}
+}
+
+// Addrs are the addresses that are listened at, for the log and for tests.
+func (s *Server) Addrs() (list []string) {
+	for _, sock := range s.sockets {
+		list = append(list, sock.listener.Addr().Network()+":"+sock.listener.Addr().String())
+	}
+	return list
+}
+
+// The times that a request and its answer may take, and a connection may be idle.
+const (
+	headerTimeout = 5 * time.Second
+	bodyTimeout   = 10 * time.Second
+	answerTimeout = 30 * time.Second
+	idleTimeout   = time.Minute
+	goodbye       = time.Second
+	maxHeader     = 8 << 10
+	maxBody       = 64 << 10
+)
+
+// Run serves until ctx ends. Streams are told so; requests under way have a
+// second.
+func (s *Server) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for _, sh := range s.streams {
+		wg.Go(func() { sh.run(ctx) })
+	}
+	for _, sock := range s.sockets {
+		h := &http.Server{
+			Handler:           sock.handler,
+			ReadHeaderTimeout: headerTimeout,
+			ReadTimeout:       bodyTimeout,
+			WriteTimeout:      answerTimeout,
+			IdleTimeout:       idleTimeout,
+			MaxHeaderBytes:    maxHeader,
+			ErrorLog:          slog.NewLogLogger(s.opt.Log.Handler(), slog.LevelDebug),
+			ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+				if g, ok := c.(*guest); ok {
+					return context.WithValue(ctx, peerKey{}, g.peer)
+				}
+				return ctx
+			},
+			DisableGeneralOptionsHandler: true,
+		}
+		wg.Go(func() {
+			if err := h.Serve(sock.listener); err != nil && !errors.Is(err, http.ErrServerClosed) {
+				s.opt.Log.Error("the API has ended", "socket", sock.listener.Addr().String(), "error", err)
+			}
+		})
+		wg.Go(func() {
+			<-ctx.Done()
+			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbye)
+			defer cancel()
+			if err := h.Shutdown(end); err != nil {
+				h.Close()
+			}
+			sock.close()
+		})
+	}
+	<-ctx.Done()
+	wg.Wait()
+	return nil
+}
+
+// Unavailable says whether an error of New is one that a guard can do without its
+// API for: its directory cannot be made, or may not be written to.
+func Unavailable(err error) bool {
+	return !errors.Is(err, ErrInUse) && (errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, os.ErrInvalid) || readOnly(err))
+}
+
+// peerKey finds the peer in a request's context.
+type peerKey struct{}
+
+// capped bounds the connections of a listener.
+type capped struct {
+	net.Listener
+	slots chan struct{}
+}
+
+func (l *capped) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case l.slots <- struct{}{}:
+			return &cappedConn{Conn: c, give: sync.OnceFunc(func() { <-l.slots })}, nil
+		default:
+			c.Close()
+		}
+	}
+}
+
+type cappedConn struct {
+	net.Conn
+	give func()
+}
+
+func (c *cappedConn) Close() error {
+	c.give()
+	return c.Conn.Close()
+}

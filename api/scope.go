@@ -1,0 +1,115 @@
+package api
+
+import (
+	"net/netip"
+	"strings"
+
+	v1 "github.com/redisguard/redisguard/api/v1"
+	"github.com/redisguard/redisguard/event"
+	"github.com/redisguard/redisguard/proc"
+	"github.com/redisguard/redisguard/verdict"
+	"github.com/redisguard/redisguard/view"
+)
+
+// sight is what a peer may see. It is for one request or stream.
+type sight struct {
+	all            bool
+	pod, container string
+	space          verdict.NS // its own, 0 if that is the host's
+	host           verdict.NS // the host's, 0 while it is not known
+	// endpoints are what its own connections in the host's namespace lead or led
+	// to.
+	endpoints map[netip.AddrPort]bool
+}
+
+func (p *peer) sight(n *view.Node) *sight {
+	s := &sight{all: p.scope == v1.ScopeHost, pod: p.pod, container: p.container, space: p.space, endpoints: map[netip.AddrPort]bool{}}
+	if s.all || n == nil {
+		return s
+	}
+	for i := range n.Spaces {
+		if n.Spaces[i].Host {
+			s.host = n.Spaces[i].NS
+		}
+	}
+	for i := range n.Connections {
+		if c := &n.Connections[i]; s.connection(c) {
+			s.endpoints[c.TCP.Remote] = true
+		}
+	}
+	return s
+}
+
+// form is how events are written for it.
+func (s *sight) form() event.Form {
+	if s.all {
+		return event.ForHost
+	}
+	return event.ForPod
+}
+
+// inSpace says whether everything in a network namespace is the peer's.
+func (s *sight) inSpace(ns verdict.NS) bool { return s.all || s.space != 0 && ns == s.space }
+
+func (s *sight) mine(pod, container string) bool {
+	return s.pod != "" && pod == s.pod || s.pod == "" && s.container != "" && container == s.container
+}
+
+func (s *sight) owner(o *proc.Owner) bool {
+	return o != nil && s.mine(o.Workload.PodUID, o.Workload.ContainerID)
+}
+
+// connection says whether the peer may see a connection.
+func (s *sight) connection(c *view.Connection) bool { return s.inSpace(c.Key.NS) || s.owner(c.Owner) }
+
+// path says whether the peer may see how an endpoint fares, seen from a namespace.
+func (s *sight) path(ns verdict.NS, endpoint netip.AddrPort) bool {
+	return s.inSpace(ns) || s.space == 0 && ns == s.host && ns != 0 && s.endpoints[endpoint]
+}
+
+// event says whether the peer may see an event.
+func (s *sight) event(e *event.Event) bool {
+	if s.all {
+		return true
+	}
+	switch e.Type {
+	case event.ModeChanged:
+		return true
+	case event.ConfigChanged, event.ConfigRefused, verdict.GuardBreaker:
+		return false
+	case verdict.GuardDoubt, verdict.GuardDoubtOver, verdict.ClientNotBack:
+		return s.inSpace(e.NS)
+	}
+	if e.Cookie != 0 {
+		if k := e.Connection; k != nil && s.mine(k.PodUID, k.ContainerID) {
+			s.endpoints[k.Remote] = true
+			return true
+		}
+		return s.inSpace(e.NS)
+	}
+	return s.path(e.NS, e.Endpoint)
+}
+
+func (s *sight) finding(f *event.Finding) bool { return s.event(f.Opened) }
+
+// wish is what a subscriber wants of what he may see.
+type wish struct {
+	types    []string // exact, or with a "*" at the end
+	endpoint netip.AddrPort
+}
+
+// wants says whether an event is of the wanted kind.
+func (w *wish) wants(t verdict.EventType, endpoint netip.AddrPort) bool {
+	if w.endpoint.IsValid() && endpoint != w.endpoint {
+		return false
+	}
+	if len(w.types) == 0 {
+		return true
+	}
+	for _, p := range w.types {
+		if prefix, ok := strings.CutSuffix(p, "*"); ok && strings.HasPrefix(string(t), prefix) || p == string(t) {
+			return true
+		}
+	}
+	return false
+}
