@@ -225,5 +225,23 @@ func all() []figure {
 		perKey("redisguard_events_total", "Events by type.", "type",
 			func(r *reading) map[verdict.EventType]uint64 { return r.events }, func(t verdict.EventType) string { return string(t) }),
 		number(counter, "redisguard_audit_dropped_total", "Records that could not be written to the audit file; they are in the log.", func(r *reading) int64 { return r.AuditDropped }),
+
+		number(gauge, "redisguard_api_connections", "Connections to the Unix sockets that are open.", func(r *reading) int64 { return r.api.OpenConnections }),
+		number(gauge, "redisguard_api_streams", "Event streams that are open.", func(r *reading) int64 { return r.api.OpenStreams }),
+		number(counter, "redisguard_api_requests_total", "Requests that were let in.", func(r *reading) int64 { return r.api.Requests }),
+		number(counter, "redisguard_api_stream_lines_total", "Lines written to event streams.", func(r *reading) int64 { return r.api.Lines }),
+		number(counter, "redisguard_api_stream_bytes_total", "Bytes written to event streams.", func(r *reading) int64 { return r.api.Bytes }),
+		perWord("redisguard_api_streams_ended_total", "Event streams that have ended. The daemon drops those too slow, silent (nothing was taken for a minute) or garbage (something was sent).", "reason",
+			func(r *reading) map[string]int64 {
+				c := &r.api
+				return map[string]int64{"left": c.Left, "slow": c.DroppedSlow, "silent": c.DroppedSilent, "garbage": c.DroppedGarbage}
+			}),
+		perWord("redisguard_api_refused_total", "Connections, streams and requests that were refused, by the reason.", "reason",
+			func(r *reading) map[string]int64 {
+				c := &r.api
+				return map[string]int64{
+					"connections": c.RefusedConnections, "streams": c.RefusedStreams, "rate": c.RefusedRates, "rights": c.RefusedRights, "origin": c.RefusedOrigins,
+				}
+			}),
 	}
 }

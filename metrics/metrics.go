@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/redisguard/redisguard/api"
 	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/supervisor"
 	"github.com/redisguard/redisguard/verdict"
@@ -35,10 +36,13 @@ type Events interface {
 	Snapshot(ended bool) event.Snapshot
 }
 
-// Config of the metrics. Guard and Events must be set.
+// Config of the metrics. Guard, Events and API must be set.
 type Config struct {
 	Guard  Guard
 	Events Events
+	// API is asked for the server's counters at each scrape: a function, since
+	// the server is made with the metrics that it serves.
+	API func() api.Counters
 	// Version and Revision are of the program.
 	Version, Revision string
 }
@@ -68,6 +72,7 @@ type reading struct {
 	events map[verdict.EventType]uint64
 	now    event.Snapshot
 	node   *view.Node // nil if it did not answer in time
+	api    api.Counters
 }
 
 // figure is one metric. Of count and spread one is set.
@@ -107,7 +112,7 @@ func (c *collector) Describe(to chan<- *prometheus.Desc) {
 }
 
 func (c *collector) Collect(to chan<- prometheus.Metric) {
-	r := reading{Config: c.conf, Stats: c.conf.Guard.Stats(), Figures: c.conf.Guard.Figures(), events: c.conf.Events.Counts(), now: c.conf.Events.Snapshot(false)}
+	r := reading{Config: c.conf, Stats: c.conf.Guard.Stats(), Figures: c.conf.Guard.Figures(), events: c.conf.Events.Counts(), now: c.conf.Events.Snapshot(false), api: c.conf.API()}
 	ctx, cancel := context.WithTimeout(context.Background(), viewWithin)
 	defer cancel()
 	// Without it, what stands in it is left out: an old number would look like a
@@ -148,6 +153,11 @@ func perKey[K comparable, N int64 | uint64](name, help, label string, read func(
 			say(float64(n), word(k))
 		}
 	}}
+}
+
+// perWord is perKey where the keys are the words.
+func perWord(name, help, label string, read func(*reading) map[string]int64) figure {
+	return perKey(name, help, label, read, func(s string) string { return s })
 }
 
 // goVersion is that of the toolchain.

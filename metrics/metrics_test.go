@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/redisguard/redisguard/api"
 	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/supervisor"
 	"github.com/redisguard/redisguard/tcpstate"
@@ -86,7 +87,10 @@ func testConfig() Config {
 		// The endpoint is down on one path, and suspect on others; another is suspect.
 		hub.Publish(event.Event{Type: t, Time: time.Now(), NS: verdict.NS(i), Endpoint: endpoint(i / 3)})
 	}
-	return Config{Guard: newGuard(), Events: hub, Version: "v1.2.3", Revision: "abc"}
+	counters := func() api.Counters {
+		return api.Counters{OpenConnections: 3, OpenStreams: 2, Requests: 50, Lines: 9, Bytes: 999, Left: 1, DroppedSlow: 4, RefusedRights: 5}
+	}
+	return Config{Guard: newGuard(), Events: hub, API: counters, Version: "v1.2.3", Revision: "abc"}
 }
 
 // scrape is what Prometheus would read.
