@@ -163,6 +163,22 @@ var rules = []rule{
 		},
 	},
 	{
+		name:   "top knows the API only",
+		reason: "it is a client like any other: what it shows, every program can ask for",
+		forbids: func(from, to string) bool {
+			rel, ours := name(to)
+			return (under(from, "internal/tui") || under(from, "internal/show")) && ours &&
+				!under(rel, "client") && !under(rel, "api/v1") && !under(rel, "internal/show")
+		},
+	},
+	{
+		name:   "Prometheus is known to metrics only",
+		reason: "the parts that do the work count with plain numbers",
+		forbids: func(from, to string) bool {
+			return strings.HasPrefix(to, "github.com/prometheus/") && from != "metrics"
+		},
+	},
+	{
 		name:   "commands are imported by package main only",
 		reason: "what the command line does for others to use belongs into a package of its own",
 		forbids: func(from, to string) bool {
@@ -221,6 +237,10 @@ func TestRules(t *testing.T) {
 		{"client", module + "/api/v1", ""},
 		{"client", module + "/event", "client imports api/v1 only"},
 		{"api/v1", module + "/verdict", "api/v1 imports nothing of redisguard"},
+		{"internal/tui", module + "/client", ""},
+		{"internal/tui", module + "/supervisor", "top knows the API only"},
+		{"internal/show", module + "/api", "top knows the API only"},
+		{"supervisor", "github.com/prometheus/client_golang/prometheus", "Prometheus is known to metrics only"},
 		{"cmd/redisguard", module + "/internal/cli", ""},
 		{"supervisor", module + "/internal/cli", "commands are imported by package main only"},
 		{"proc", "C", "no cgo"},
