@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"math"
 	"path"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -146,6 +147,8 @@ type Config struct {
 	Audit   AuditSection
 	Probe   ProbeSection
 	Record  RecordSection
+	API     APISection
+	Metrics MetricsSection
 }
 
 // LogSection is [log].
@@ -212,6 +215,24 @@ type RecordSection struct {
 	MaxSize int64  // bytes
 }
 
+// APISection is [api].
+type APISection struct {
+	Socket      string // absolute path, "" for none
+	AdminSocket string // the same
+	Group       string // name or number of who may act beside root, "" for nobody
+	// Connections and Streams bound those that are open, the others those of one
+	// pod, container or user.
+	MaxConnections     int
+	MaxConnectionsEach int
+	MaxStreams         int
+	MaxStreamsEach     int
+}
+
+// MetricsSection is [metrics].
+type MetricsSection struct {
+	Listen string // TCP address "ip:port", "" for none
+}
+
 // Default returns what holds without a file. Each call returns fresh slices.
 func Default() Config {
 	return Config{
@@ -246,6 +267,11 @@ func Default() Config {
 			Baseline:  10 * time.Minute,
 		},
 		Record: RecordSection{MaxSize: 256 << 20},
+		API: APISection{
+			Socket:         "/run/redisguard/redisguard.sock",
+			AdminSocket:    "/run/redisguard-admin/admin.sock",
+			MaxConnections: 512, MaxConnectionsEach: 64, MaxStreams: 2048, MaxStreamsEach: 256,
+		},
 	}
 }
 
@@ -355,6 +381,16 @@ func (c *Config) keys() []key {
 
 		fileKey("record.file", &c.Record.File),
 		intKey("record.max_size", &c.Record.MaxSize, minFile, maxFile),
+
+		socketKey("api.socket", &c.API.Socket),
+		socketKey("api.admin_socket", &c.API.AdminSocket),
+		groupKey("api.group", &c.API.Group),
+		intKey("api.max_connections", &c.API.MaxConnections, 8, 10_000),
+		intKey("api.max_connections_each", &c.API.MaxConnectionsEach, 4, 10_000),
+		intKey("api.max_streams", &c.API.MaxStreams, 8, 15_000),
+		intKey("api.max_streams_each", &c.API.MaxStreamsEach, 1, 15_000),
+
+		addrKey("metrics.listen", &c.Metrics.Listen),
 	}
 }
 
@@ -367,6 +403,11 @@ func (p *problems) cross(c *Config) {
 	if c.Audit.File != "" && c.Audit.File == c.Record.File {
 		p.add(&Error{Key: "record.file", Problem: fmt.Sprintf("%s is audit.file too", clip(c.Record.File)),
 			Allowed: "two different files"})
+	}
+	if c.API.Socket != "" && filepath.Dir(c.API.Socket) == filepath.Dir(c.API.AdminSocket) {
+		// Pods mount directories.
+		p.add(&Error{Key: "api.admin_socket", Problem: clip(c.API.AdminSocket) + " is in the directory of api.socket",
+			Allowed: "two directories: whoever is given one socket must not get the other with it"})
 	}
 }
 

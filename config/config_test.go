@@ -186,6 +186,16 @@ baseline = "24h"
 [record]
 file = "/var/log/r"
 max_size = 65_536
+[api]
+socket = "/run/a/s"
+admin_socket = "/run/b/s"
+group = "ops"
+max_connections = 100
+max_connections_each = 10
+max_streams = 200
+max_streams_each = 20
+[metrics]
+listen = "[::1]:9420"
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -202,6 +212,9 @@ max_size = 65_536
 		Audit:  AuditSection{File: "/var/log/a", MaxSize: 1 << 20},
 		Probe:  ProbeSection{Timeout: 700 * time.Millisecond, PerSecond: 0.5, Baseline: 24 * time.Hour},
 		Record: RecordSection{File: "/var/log/r", MaxSize: 65536},
+		API: APISection{Socket: "/run/a/s", AdminSocket: "/run/b/s", Group: "ops",
+			MaxConnections: 100, MaxConnectionsEach: 10, MaxStreams: 200, MaxStreamsEach: 20},
+		Metrics: MetricsSection{Listen: "[::1]:9420"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
@@ -244,29 +257,33 @@ func TestParseErrors(t *testing.T) {
 		"word in a list":       {"[watch]\nports = [\n 6379,\n '6380',\n]", `f:2: watch.ports: one of the list: the string "6380" is of the wrong type; allowed: a list of at most 64 different port numbers from 1 to 65535`},
 		"number for a pattern": {"[exclude]\nusers = [0]", `f:2: exclude.users: one of the list: 0 is of the wrong type; allowed: a list of patterns such as "batch-*" (path.Match syntax: * ? [a-z] \x)`},
 
-		"no such mode":          {"mode = 'on'", `f:1: mode: "on" is none of its values; allowed: "off", "observe", "enforce"`},
-		"no such profile":       {"profile = 'faster'", `f:1: profile: "faster" is none of its values; allowed: "fast", "balanced", "calm"`},
-		"no such reaction":      {"[policy]\non_down = 'kill'", `f:2: policy.on_down: "kill" is none of its values; allowed: "reap", "signal", "ignore"`},
-		"port 0":                {"[watch]\nports = [6379, 0]", `f:2: watch.ports: 0 is no port; allowed: a list of at most 64 different port numbers from 1 to 65535`},
-		"port 65536":            {"[watch]\nports = [65536]", `f:2: watch.ports: 65536 is no port; allowed: a list of at most 64 different port numbers from 1 to 65535`},
-		"port below 0":          {"[watch]\nports = [-1]", `f:2: watch.ports: -1 is no port; allowed: a list of at most 64 different port numbers from 1 to 65535`},
-		"port twice":            {"[watch]\nports = [1, 2, 1]", `f:2: watch.ports: 1 stands there twice; allowed: a list of at most 64 different port numbers from 1 to 65535`},
-		"no ports to enforce":   {"[watch]\nports = []\nmode = 'enforce'", `f:2: watch.ports: is empty while watch.mode is enforce; allowed: name at least one port, or set watch.mode to observe or off`},
-		"negative duration":     {"[reap]\nspread = '-1s'", `f:2: reap.spread: "-1s" is out of range; allowed: a duration with its unit from "0s" to "1m"`},
-		"negative down_after":   {"[reap]\ndown_after = '-1s'", `f:2: reap.down_after: "-1s" is out of range; allowed: "", or a duration with its unit from "200ms" to "10m"`},
-		"duration without unit": {"[watch]\ntick = '200'", `f:2: watch.tick: "200" is no duration; allowed: a duration with its unit from "50ms" to "1s"`},
-		"duration as number":    {"[watch]\ntick = 200", `f:2: watch.tick: 200 is of the wrong type; allowed: a duration with its unit from "50ms" to "1s"`},
-		"huge duration":         {"[reap]\nspread = '9999999999999h'", `f:2: reap.spread: "9999999999999h" is no duration; allowed: a duration with its unit from "0s" to "1m"`},
-		"NaN":                   {"[reap]\nmax_share = nan", `f:2: reap.max_share: NaN is out of range; allowed: a number above 0, at most 1`},
-		"infinite":              {"[reap]\nrate = inf", `f:2: reap.rate: +Inf is out of range; allowed: a number from 0.01 to 1e+06`},
-		"share 0":               {"[reap]\nmax_share = 0", `f:2: reap.max_share: 0 is out of range; allowed: a number above 0, at most 1`},
-		"share above 1":         {"[reap]\nmax_share = 1.01", `f:2: reap.max_share: 1.01 is out of range; allowed: a number above 0, at most 1`},
-		"whole out of range":    {"[probe]\nmark = 0x100000000", `f:2: probe.mark: 4294967296 is out of range; allowed: a whole number from 0 to 4294967295`},
-		"whole below range":     {"[reap]\nburst = -9223372036854775808", `f:2: reap.burst: -9223372036854775808 is out of range; allowed: a whole number from 1 to 1000000`},
-		"bad pattern":           {"[exclude]\npods = ['ok', 'a[']", `f:2: exclude.pods: "a[" is no valid pattern; allowed: a list of patterns such as "batch-*" (path.Match syntax: * ? [a-z] \x)`},
-		"empty pattern":         {"[exclude]\npods = ['']", `f:2: exclude.pods: "" matches nothing; allowed: a list of patterns such as "batch-*" (path.Match syntax: * ? [a-z] \x)`},
-		"relative path":         {"[audit]\nfile = 'audit.log'", `f:2: audit.file: "audit.log" is no clean absolute path; allowed: an absolute path, or "" for none`},
-		"one file for two":      {"[audit]\nfile = '/a'\n[record]\nfile = '/a'", `f:4: record.file: "/a" is audit.file too; allowed: two different files`},
+		"no such mode":                  {"mode = 'on'", `f:1: mode: "on" is none of its values; allowed: "off", "observe", "enforce"`},
+		"no such profile":               {"profile = 'faster'", `f:1: profile: "faster" is none of its values; allowed: "fast", "balanced", "calm"`},
+		"no such reaction":              {"[policy]\non_down = 'kill'", `f:2: policy.on_down: "kill" is none of its values; allowed: "reap", "signal", "ignore"`},
+		"port 0":                        {"[watch]\nports = [6379, 0]", `f:2: watch.ports: 0 is no port; allowed: a list of at most 64 different port numbers from 1 to 65535`},
+		"port 65536":                    {"[watch]\nports = [65536]", `f:2: watch.ports: 65536 is no port; allowed: a list of at most 64 different port numbers from 1 to 65535`},
+		"port below 0":                  {"[watch]\nports = [-1]", `f:2: watch.ports: -1 is no port; allowed: a list of at most 64 different port numbers from 1 to 65535`},
+		"port twice":                    {"[watch]\nports = [1, 2, 1]", `f:2: watch.ports: 1 stands there twice; allowed: a list of at most 64 different port numbers from 1 to 65535`},
+		"no ports to enforce":           {"[watch]\nports = []\nmode = 'enforce'", `f:2: watch.ports: is empty while watch.mode is enforce; allowed: name at least one port, or set watch.mode to observe or off`},
+		"negative duration":             {"[reap]\nspread = '-1s'", `f:2: reap.spread: "-1s" is out of range; allowed: a duration with its unit from "0s" to "1m"`},
+		"negative down_after":           {"[reap]\ndown_after = '-1s'", `f:2: reap.down_after: "-1s" is out of range; allowed: "", or a duration with its unit from "200ms" to "10m"`},
+		"duration without unit":         {"[watch]\ntick = '200'", `f:2: watch.tick: "200" is no duration; allowed: a duration with its unit from "50ms" to "1s"`},
+		"duration as number":            {"[watch]\ntick = 200", `f:2: watch.tick: 200 is of the wrong type; allowed: a duration with its unit from "50ms" to "1s"`},
+		"huge duration":                 {"[reap]\nspread = '9999999999999h'", `f:2: reap.spread: "9999999999999h" is no duration; allowed: a duration with its unit from "0s" to "1m"`},
+		"NaN":                           {"[reap]\nmax_share = nan", `f:2: reap.max_share: NaN is out of range; allowed: a number above 0, at most 1`},
+		"infinite":                      {"[reap]\nrate = inf", `f:2: reap.rate: +Inf is out of range; allowed: a number from 0.01 to 1e+06`},
+		"share 0":                       {"[reap]\nmax_share = 0", `f:2: reap.max_share: 0 is out of range; allowed: a number above 0, at most 1`},
+		"share above 1":                 {"[reap]\nmax_share = 1.01", `f:2: reap.max_share: 1.01 is out of range; allowed: a number above 0, at most 1`},
+		"whole out of range":            {"[probe]\nmark = 0x100000000", `f:2: probe.mark: 4294967296 is out of range; allowed: a whole number from 0 to 4294967295`},
+		"whole below range":             {"[reap]\nburst = -9223372036854775808", `f:2: reap.burst: -9223372036854775808 is out of range; allowed: a whole number from 1 to 1000000`},
+		"bad pattern":                   {"[exclude]\npods = ['ok', 'a[']", `f:2: exclude.pods: "a[" is no valid pattern; allowed: a list of patterns such as "batch-*" (path.Match syntax: * ? [a-z] \x)`},
+		"empty pattern":                 {"[exclude]\npods = ['']", `f:2: exclude.pods: "" matches nothing; allowed: a list of patterns such as "batch-*" (path.Match syntax: * ? [a-z] \x)`},
+		"relative path":                 {"[audit]\nfile = 'audit.log'", `f:2: audit.file: "audit.log" is no clean absolute path; allowed: an absolute path, or "" for none`},
+		"one directory for two sockets": {"[api]\nadmin_socket = '/run/redisguard/a.sock'", `f:2: api.admin_socket: "/run/redisguard/a.sock" is in the directory of api.socket; allowed: two directories: whoever is given one socket must not get the other with it`},
+		"long socket":                   {"[api]\nsocket = '/" + strings.Repeat("a", 90) + "'", `f:2: api.socket: "/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa..." is too long for a socket; allowed: an absolute path of at most 90 bytes, or "" for none`},
+		"no such group":                 {"[api]\ngroup = 'a b'", `f:2: api.group: "a b" is none; allowed: the name or number of a group, or "" for none`},
+		"no address":                    {"[metrics]\nlisten = ':9420'", `f:2: metrics.listen: ":9420" is none; allowed: "ip:port" as in "127.0.0.1:9420", or "" for none`},
+		"one file for two":              {"[audit]\nfile = '/a'\n[record]\nfile = '/a'", `f:4: record.file: "/a" is audit.file too; allowed: two different files`},
 
 		"syntax":           {"mode = 'off'\n[log\nlevel=1", `f:3: expected '.' or ']' to end table name, but got '\n' instead`},
 		"key twice":        {"mode = 'off'\nmode = 'off'", `f:2: mode: Key 'mode' has already been defined.`},

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net/netip"
 	"path"
 	"path/filepath"
 	"slices"
@@ -323,4 +324,56 @@ func short(d time.Duration) string {
 		s = strings.TrimSuffix(s, "0m")
 	}
 	return s
+}
+
+// socketKey is a path that a Unix socket can have: sun_path holds 108 bytes, and
+// the socket is made under a longer name first.
+func socketKey(name string, field *string) key {
+	k := fileKey(name, field)
+	k.allowed = `an absolute path of at most 90 bytes, or "" for none`
+	path := k.check
+	k.check = func() string {
+		if len(*field) > 90 {
+			return clip(*field) + " is too long for a socket"
+		}
+		return path()
+	}
+	return k
+}
+
+// wordKey is a string that ok accepts.
+func wordKey(name, allowed string, field *string, ok func(string) bool) key {
+	return key{
+		name: name, allowed: allowed, field: field,
+		decode: func(v any) string {
+			s, isString := v.(string)
+			if !isString {
+				return wrongType(v)
+			}
+			*field = s
+			return ""
+		},
+		check: func() string {
+			if *field != "" && !ok(*field) {
+				return clip(*field) + " is none"
+			}
+			return ""
+		},
+		show: func() string { return fmt.Sprintf("%q", *field) },
+	}
+}
+
+// groupKey is a group. Whether there is such a group depends on the machine.
+func groupKey(name string, field *string) key {
+	return wordKey(name, `the name or number of a group, or "" for none`, field, func(s string) bool {
+		return len(s) <= 64 && !strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || unicode.IsSpace(r) || r == ':' || r == '/' })
+	})
+}
+
+// addrKey is a TCP address to listen at.
+func addrKey(name string, field *string) key {
+	return wordKey(name, `"ip:port" as in "127.0.0.1:9420", or "" for none`, field, func(s string) bool {
+		a, err := netip.ParseAddrPort(s)
+		return err == nil && a.Port() != 0
+	})
 }

@@ -237,8 +237,8 @@ func (s *Supervisor) Reconfigure(c config.Config) {
 	for _, line := range config.Diff(*old, c) {
 		s.log.Info("config changed", "key", line)
 	}
-	if old.Audit != c.Audit || old.Record != c.Record {
-		s.log.Warn("audit and record files are opened at the start only", "remedy", "restart redisguard")
+	if old.Audit != c.Audit || old.Record != c.Record || old.API != c.API || old.Metrics != c.Metrics {
+		s.log.Warn("what [audit], [record], [api] and [metrics] name is opened at the start only", "remedy", "restart redisguard")
 	}
 	select {
 	case s.changed <- struct{}{}:

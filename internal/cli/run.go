@@ -2,17 +2,14 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
 	"runtime/debug"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
@@ -23,7 +20,7 @@ import (
 )
 
 // keepEvents is how many events the hub keeps.
-const keepEvents = 4096
+const keepEvents = 8192
 
 func newRunCommand() *cobra.Command {
 	var path string
@@ -78,29 +75,25 @@ func run(ctx context.Context, stderr io.Writer, path string, dryRun bool) error 
 	if err != nil {
 		return err
 	}
+	file := or(path, config.DefaultPath)
+	// The default file need not be there; it counts once it is.
+	follow := &follower{guard: s, hub: hub, log: log, level: level, file: file, optional: path == "", conf: conf}
+	server, err := serve(conf, s, hub, follow, ver, log)
+	if err != nil {
+		return err
+	}
 	var wg sync.WaitGroup
 	watching, stopWatching := context.WithCancel(ctx)
-	// The default file need not be there; it counts once it is.
-	file := or(path, config.DefaultPath)
-	wg.Go(func() {
-		config.Watch(watching, file, func(c config.Config, err error) {
-			switch {
-			case path == "" && errors.Is(err, fs.ErrNotExist):
-			case err != nil:
-				log.Error("the changed config is refused, the one before stays in force", "file", file, "error", err)
-				hub.Publish(event.Event{Time: time.Now().UTC(), Type: event.ConfigRefused, Text: err.Error()})
-			default:
-				level.Set(c.Log.Level.Slog())
-				s.Reconfigure(c)
-			}
-		})
-	})
+	wg.Go(func() { config.Watch(watching, file, follow.changed) })
+	if server != nil {
+		wg.Go(func() { _ = server.Run(watching) })
+	}
 	log.Info("redisguard is starting", "version", ver.Version, "revision", ver.Revision, "kernel", ver.Kernel, "config", from, "mode", conf.Mode.String(),
 		"watch", conf.Watch.Mode.String(), "reap", conf.Reap.Mode.String(), "down_after", conf.EffectiveDownAfter().String(), "ports", conf.Watch.Ports, "dry_run", dryRun)
 	notify(log, daemon.SdNotifyReady)
 	err = s.Run(ctx)
 	notify(log, daemon.SdNotifyStopping)
-	stopWatching()
+	stopWatching() // the sockets too, so that they say so as long as they can
 	wg.Wait()
 	if err != nil {
 		return fmt.Errorf("cannot guard any longer: %w", err)
