@@ -66,6 +66,17 @@ func (d *daemonAt) failed(what string, err error) error {
 	return e
 }
 
+// completeWords has the shell offer words for a flag.
+func completeWords[T ~string](cmd *cobra.Command, flag string, words []T) {
+	list := make([]cobra.Completion, len(words))
+	for i, w := range words {
+		list[i] = string(w)
+	}
+	// It fails only for a flag that is not there or has words already; a script
+	// tests that the words are offered.
+	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(list, cobra.ShellCompDirectiveNoFileComp))
+}
+
 // jsonFlag adds --json.
 func jsonFlag(cmd *cobra.Command, asJSON *bool) {
 	cmd.Flags().BoolVar(asJSON, "json", false, "write JSON")

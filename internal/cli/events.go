@@ -87,6 +87,7 @@ as in GET /v1/events of the API.`,
 	f := cmd.Flags()
 	f.StringVar(&since, "since", "", "begin after the event with this `CURSOR`")
 	f.StringSliceVar(&types, "type", nil, "show only events of this `TYPE`, such as endpoint.down, or endpoint.* for all of a kind")
+	completeWords(cmd, "type", []string{"endpoint.*", "connection.*", "client.*", "guard.*", "mode.*", "config.*"})
 	f.StringVar(&endpoint, "endpoint", "", "show only events about `IP[:PORT]`")
 	f.BoolVar(&asJSON, "json", false, "write a JSON object per line")
 	d.socketFlag(cmd)

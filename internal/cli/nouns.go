@@ -227,6 +227,7 @@ The exit code is 0, or 3 if any is open.`,
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "list those that have ended and are still remembered, too")
 	cmd.Flags().StringSliceVar(&codes, "code", nil, "list only those whose code matches a `GLOB`, such as endpoint.*")
+	completeWords(cmd, "code", v1.Codes())
 	jsonFlag(cmd, &asJSON)
 	d.socketFlag(cmd)
 	return cmd
