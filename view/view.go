@@ -66,7 +66,7 @@ func ParseConnID(s string) (verdict.ConnKey, error) {
 	n, err1 := strconv.ParseUint(ns, 10, 64)
 	c, err2 := strconv.ParseUint(cookie, 16, 64)
 	k := verdict.ConnKey{NS: verdict.NS(n), Cookie: c}
-	if !ok || err1 != nil || err2 != nil || len(s) > 64 || ConnID(k) != s {
+	if !ok || err1 != nil || err2 != nil || n == 0 || c == 0 || ConnID(k) != s {
 		return verdict.ConnKey{}, fmt.Errorf("%.64q is no connection id: <namespace id>-<cookie in hexadecimal>", s)
 	}
 	return k, nil
