@@ -10,6 +10,7 @@ import (
 
 	v1 "github.com/redisguard/redisguard/api/v1"
 	"github.com/redisguard/redisguard/event"
+	"github.com/redisguard/redisguard/proc"
 	"github.com/redisguard/redisguard/verdict"
 )
 
@@ -234,7 +235,10 @@ func TestWhoMayAct(t *testing.T) {
 // Who cannot be told apart sees the least, and that is what a number of a process
 // that has ended is.
 func TestWhoIsNotKnownSeesTheLeast(t *testing.T) {
-	w := serve(t, nil, func(s *Server) { s.who.fs.Proc = t.TempDir() })
+	who, err := newIdentifier(proc.FS{}, -1)
+	must(t, err)
+	who.fs.Proc = t.TempDir()
+	w := serve(t, nil, func(s *Server) { s.identify = who.identify })
 	w.guard.node = node()
 	status, text := w.get("/v1/status")
 	st := into[v1.Status](t, text)

@@ -75,7 +75,6 @@ type Options struct {
 // Server serves the sockets. Make one with New.
 type Server struct {
 	opt     Options
-	who     identifier
 	guests  guests
 	streams []*shard
 	turn    atomic.Uint32 // of the writers, to take streams
@@ -83,7 +82,7 @@ type Server struct {
 	counts  counters
 	sockets []socket
 
-	// heartbeat is a constant but for tests.
+	identify  func(*net.UnixConn) *peer
 	heartbeat time.Duration
 }
 
@@ -104,10 +103,11 @@ func New(opt Options) (*Server, error) {
 	s := &Server{opt: opt, heartbeat: heartbeatEvery, version: opt.Source.Info().Version}
 	s.opt.Limits = opt.Limits.filled()
 	s.guests.init(s.opt.Limits, &s.counts)
-	var err error
-	if s.who, err = newIdentifier(opt.Proc, opt.Group); err != nil {
+	who, err := newIdentifier(opt.Proc, opt.Group)
+	if err != nil {
 		return nil, err
 	}
+	s.identify = who.identify
 	passed, err := activated()
 	if err != nil {
 		return nil, err

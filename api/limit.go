@@ -256,7 +256,7 @@ func (l *guarded) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		p := l.server.who.identify(c)
+		p := l.server.identify(c)
 		if l.admin {
 			// On the account of those who may act there is nobody else.
 			p.guest = "refused on the admin socket"
