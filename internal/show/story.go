@@ -35,11 +35,11 @@ func Event(e *v1.Event, p Paint) string {
 	if e.Outcome != "" {
 		words = append(words, string(e.Outcome))
 	}
-	if a := About(endpoint, namespace, k); a != "-" {
-		words = append(words, a)
-	}
 	if e.TookMs > 0 {
 		words = append(words, "after "+Millis(e.TookMs))
+	}
+	if a := About(endpoint, namespace, k); a != "-" {
+		words = append(words, a)
 	}
 	if e.Peer != nil {
 		words = append(words, fmt.Sprintf("(asked for by %s[%d], uid %d)", e.Peer.Command, e.Peer.PID, e.Peer.UID))

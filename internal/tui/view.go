@@ -339,7 +339,7 @@ func (m *model) drawFoot(s *screen) {
 	case m.filter != "":
 		s.text("filter: %s (esc: none)  q quit  ? help", show.Plain(m.filter))
 	default:
-		s.text("tab pane  up/down line  enter into  p pod  x explain  s sort  / filter  esc back  ? help  q quit")
+		s.text("tab pane  enter into  p pod  x explain  s sort  / filter  esc back  ? help  q quit")
 	}
 }
 
@@ -366,15 +366,15 @@ func (m *model) drawStory(s *screen) {
 var helpText = []string{
 	"redisguard top",
 	"",
-	"  tab, shift+tab     next, previous pane (the one with == in its title)",
-	"  up, down, j, k     line; with page keys ten, with home and end the first and last",
-	"  enter              an endpoint's connections; the story of a connection or an event",
-	"  p                  the connections of the line's pod, or of its network namespace",
-	"  x                  explain the line: what was seen, judged, done, and came of it",
-	"  s                  another order",
-	"  /                  show only lines with these letters",
-	"  esc                back: no filter, all stalled connections",
-	"  q                  quit",
+	"  tab, shift+tab  next, previous pane (the one with == in its title)",
+	"  up, down, j, k  a line; page keys: ten; home, end: the first, the last",
+	"  enter           an endpoint's connections; a connection's or event's story",
+	"  p               the connections of the line's pod, or network namespace",
+	"  x               explain the line: what was seen, judged, done, and after",
+	"  s               another order",
+	"  /               show only lines with these letters",
+	"  esc             back: no filter, all stalled connections",
+	"  q               quit",
 	"",
 	"REAPED and BACK count the reaps, and the clients that came back, since top was",
 	"started; the bars above show the same for the last minutes, two seconds each.",
