@@ -262,18 +262,16 @@ func rankOf[T ~string](health T) int {
 	return 3
 }
 
-// passes reports whether the filter lets a line through.
+// passes reports whether the filter lets a line through. Ask only if there is one:
+// the words cost more than everything else on a node with many connections.
 func (m *model) passes(words ...string) bool {
-	if m.filter == "" {
-		return true
-	}
 	return strings.Contains(strings.ToLower(strings.Join(words, " ")), strings.ToLower(m.filter))
 }
 
 func (m *model) visibleEndpoints() []v1.Endpoint {
 	var list []v1.Endpoint
 	for _, e := range m.endpoints {
-		if m.passes(e.Endpoint, string(e.Health)) {
+		if m.filter == "" || m.passes(e.Endpoint, string(e.Health)) {
 			list = append(list, e)
 		}
 	}
@@ -294,7 +292,7 @@ func (m *model) visibleEndpoints() []v1.Endpoint {
 func (m *model) visibleConnections() []v1.Connection {
 	var list []v1.Connection
 	for _, k := range m.connections {
-		if m.passes(k.ID, k.Endpoint, k.Local, k.Namespace, show.State(&k), show.Process(k.Process), show.Workload(k.Process)) {
+		if m.filter == "" || m.passes(k.ID, k.Endpoint, k.Local, k.Namespace, show.State(&k), show.Process(k.Process), show.Workload(k.Process)) {
 			list = append(list, k)
 		}
 	}
@@ -313,6 +311,9 @@ func (m *model) visibleConnections() []v1.Connection {
 }
 
 func (m *model) visibleEvents() []v1.Event {
+	if m.filter == "" {
+		return m.events
+	}
 	var list []v1.Event
 	for _, e := range m.events {
 		if m.passes(show.Event(&e, false)) {
