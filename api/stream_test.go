@@ -360,7 +360,7 @@ func TestHostilePeers(t *testing.T) {
 					mu.Lock()
 					defer mu.Unlock()
 					if !good {
-						p.guest, p.uid, p.scope, p.pod, p.admin = "pod evil", 4711, v1.ScopePod, podA, false
+						p.guest, p.uid, p.scope, p.pod, p.space, p.admin = "pod evil", 4711, v1.ScopePod, podA, 77, false
 					}
 					return p
 				}
