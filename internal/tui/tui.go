@@ -50,7 +50,9 @@ func Run(ctx context.Context, c Config, in, out *os.File) error {
 	if err := m.first(); err != nil {
 		return err
 	}
-	p := tea.NewProgram(m, tea.WithContext(ctx), tea.WithInput(in), tea.WithOutput(out))
+	p := tea.NewProgram(m, tea.WithInput(in), tea.WithOutput(out))
+	// Not WithContext: that kills it, and leaves its reader of keys behind.
+	defer context.AfterFunc(ctx, p.Quit)()
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for e, err := range c.Source.Events(ctx, "") {
@@ -60,7 +62,7 @@ func Run(ctx context.Context, c Config, in, out *os.File) error {
 	_, err := p.Run()
 	cancel()
 	wg.Wait()
-	if errors.Is(err, tea.ErrProgramKilled) && ctx.Err() != nil || errors.Is(err, tea.ErrInterrupted) {
+	if errors.Is(err, tea.ErrInterrupted) {
 		return nil // told to end
 	}
 	return err
