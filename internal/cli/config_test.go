@@ -22,6 +22,9 @@ func TestWriteConfig(t *testing.T) {
 		Audit:   config.AuditSection{File: "/a b", MaxSize: 1 << 40},
 		Probe:   config.ProbeSection{Timeout: 123 * time.Microsecond * 1000, PerSecond: 0.01, Mark: 1<<32 - 1, Baseline: 24 * time.Hour},
 		Record:  config.RecordSection{File: "/c", MaxSize: 65536},
+		API: config.APISection{Socket: "/run/a b/s", AdminSocket: "", Group: "0", MaxConnections: 9, MaxConnectionsEach: 5,
+			MaxStreams: 10, MaxStreamsEach: 2},
+		Metrics: config.MetricsSection{Listen: "[::1]:9420"},
 	}
 	for name, c := range map[string]config.Config{"defaults": config.Default(), "changed": changed} {
 		if err := c.Validate(); err != nil {
