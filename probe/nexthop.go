@@ -126,23 +126,29 @@ func look(ctx context.Context, h *netlink.Handle, r netlink.Route, addr netip.Ad
 		onLink = net.IP(addr.AsSlice())
 		gateway, gwLink = defaultGateway(h, addr, r.LinkIndex)
 	}
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE)
+	if err != nil {
+		return NextHop{}, fmt.Errorf("cannot look at neighbours: %w", err)
+	}
+	defer s.Close()
+	get := through{unix.NETLINK_ROUTE: {Socket: s}}
 	asked := []*ask{{ip: gateway, link: gwLink, to: &way.Gateway}, {ip: onLink, link: r.LinkIndex, to: &way.Endpoint}}
 	for _, q := range asked {
-		q.start(h)
+		q.start(h, get)
 	}
 	// It answers within a millisecond or two, or not at all.
-	deadline, pause := time.Now().Add(neighbourWait), 2*time.Millisecond
+	deadline, pause := time.Now().Add(neighbourWait), 3*time.Millisecond
 	for pending := true; pending && time.Now().Before(deadline) && ctx.Err() == nil; {
 		pending = false
 		for _, q := range asked {
-			pending = q.poll() || pending
+			pending = q.poll(get) || pending
 		}
 		if pending {
 			select {
 			case <-ctx.Done():
 			case <-time.After(pause):
 			}
-			pause = min(2*pause, 64*time.Millisecond)
+			pause *= 3
 		}
 	}
 	if ctx.Err() != nil {
@@ -178,6 +184,9 @@ func defaultGateway(h *netlink.Handle, addr netip.Addr, link int) (net.IP, int) 
 	return nil, 0
 }
 
+// through is the socket that the library sends a request through.
+type through = map[int]*nl.SocketHandle
+
 // ask is one neighbour that has to prove itself.
 type ask struct {
 	ip   net.IP
@@ -185,12 +194,12 @@ type ask struct {
 	to   *Neighbour
 }
 
-func (q *ask) start(h *netlink.Handle) {
+func (q *ask) start(h *netlink.Handle, get through) {
 	if q.ip == nil {
 		return
 	}
 	*q.to = Unknown
-	n, ok := q.entry()
+	n, ok := q.entry(get)
 	if !ok {
 		return // nobody has talked to it lately: nothing to learn from silence
 	}
@@ -210,11 +219,11 @@ func (q *ask) start(h *netlink.Handle) {
 }
 
 // poll looks whether the neighbour has answered; true means not yet.
-func (q *ask) poll() bool {
+func (q *ask) poll(get through) bool {
 	if q.ip == nil || *q.to != Silent {
 		return false
 	}
-	if n, ok := q.entry(); ok && n.State&netlink.NUD_REACHABLE != 0 {
+	if n, ok := q.entry(get); ok && n.State&netlink.NUD_REACHABLE != 0 {
 		*q.to = Reachable
 		return false
 	}
@@ -223,7 +232,7 @@ func (q *ask) poll() bool {
 
 // entry gets the one entry. A dump of the table would show it too, but whoever has
 // CAP_NET_ADMIN in a pod decides how long that table is.
-func (q *ask) entry() (*netlink.Neigh, bool) {
+func (q *ask) entry(get through) (*netlink.Neigh, bool) {
 	family, ip := unix.AF_INET6, q.ip.To16()
 	if ip4 := q.ip.To4(); ip4 != nil {
 		family, ip = unix.AF_INET, ip4
@@ -231,6 +240,7 @@ func (q *ask) entry() (*netlink.Neigh, bool) {
 	// Without the dump flag this is a get (neigh_get in net/core/neighbour.c,
 	// Linux 5.0).
 	req := nl.NewNetlinkRequest(unix.RTM_GETNEIGH, 0)
+	req.Sockets = get
 	req.AddData(&netlink.Ndmsg{Family: uint8(family), Index: uint32(q.link)})
 	req.AddData(nl.NewRtAttr(netlink.NDA_DST, ip))
 	msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWNEIGH)

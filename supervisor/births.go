@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 // births hears of new connections from the kernel, where it can.
 type births struct {
 	from  *tcpstate.Births
+	slow  *tcpstate.Retransmits // of connects; nil where the kernel does not tell
 	ports []uint16
 	tried time.Duration // when it was last tried in vain; 0 is never
 	// starting are sockets that are connecting, by the kernel's address of the
@@ -25,6 +27,8 @@ type births struct {
 	own map[uint64]time.Duration
 	// born are those that are connected, to be looked at.
 	born map[netns.ID][]tcpstate.ID
+	// early are those whose beginning was not read yet.
+	early []tcpstate.Birth
 	// foundlings are those of namespaces that are not known yet.
 	foundlings []foundling
 }
@@ -35,8 +39,11 @@ type foundling struct {
 }
 
 type start struct {
-	ns key
-	at time.Duration
+	ns  key
+	at  time.Duration
+	met bool // it was looked at while it was still connecting
+	// ended says that its process had ended by the time its beginning was read.
+	ended bool
 }
 
 // key is a namespace's device and inode.
@@ -46,8 +53,14 @@ const (
 	// retryBirths is how soon to try again where it did not work.
 	retryBirths = time.Minute
 	// slowConnect is how long a connect may take before its namespace is dumped
-	// to see it: until then the birth of the connection tells more.
-	slowConnect = 500 * time.Millisecond
+	// to see it: until then the birth of the connection tells more, or the first
+	// repetition of its SYN after a second (TCP_TIMEOUT_INIT), where the kernel
+	// tells of that.
+	slowConnect     = 500 * time.Millisecond
+	slowConnectTold = 2 * time.Second
+	// longestConnect is how long a connect may take that was met on its way: the
+	// kernel's six repetitions (tcp_syn_retries) take 127 s.
+	longestConnect = 130 * time.Second
 	// maxStarting bounds what is remembered of connects under way.
 	maxStarting = 100_000
 )
@@ -58,6 +71,10 @@ func (b *births) close() {
 	if b.from != nil {
 		b.from.Close()
 		b.from = nil
+	}
+	if b.slow != nil {
+		b.slow.Close()
+		b.slow = nil
 	}
 }
 
@@ -80,7 +97,11 @@ func (d *discovery) openBirths(c *config.Config) {
 		b.tried = now
 		return
 	}
-	*b = births{from: from, ports: slices.Clone(c.Watch.Ports), starting: map[uint64]start{}, own: map[uint64]time.Duration{}, born: map[netns.ID][]tcpstate.ID{}}
+	slow, err := tcpstate.OpenRetransmits(c.Watch.Ports, true)
+	if err != nil {
+		d.s.log.Info("the kernel does not tell of connects that take long, they are found by dumps", "error", err)
+	}
+	*b = births{from: from, slow: slow, ports: slices.Clone(c.Watch.Ports), starting: map[uint64]start{}, own: map[uint64]time.Duration{}, born: map[netns.ID][]tcpstate.ID{}}
 	// What was born before is found by a dump of everything.
 	for _, v := range d.spaces {
 		v.dirty = now
@@ -95,7 +116,7 @@ func (d *discovery) readBirths() (unknown bool) {
 		return false
 	}
 	now := monotonic()
-	unexplained, loopback := false, d.s.config().Watch.Loopback
+	loopback := d.s.config().Watch.Loopback
 	byKey := map[key]*viewed{}
 	space := func(k key) *viewed {
 		if len(byKey) == 0 {
@@ -105,21 +126,25 @@ func (d *discovery) readBirths() (unknown bool) {
 		}
 		return byKey[k]
 	}
-	lost := b.from.Read(func(x tcpstate.Birth) {
-		d.s.stats.births.Add(1)
+	early := b.early
+	b.early = nil
+	take := func(x tcpstate.Birth) {
 		if x.Remote.Addr().IsLoopback() && !loopback {
 			return // such as a health check's, many a second perhaps
 		}
 		if x.State == tcpstate.SynSent {
-			if d.s.ownThread(x.TID) {
+			if x.PID == os.Getpid() {
 				d.births.own[x.Socket] = now // a probe of ours
 				return
 			}
-			var st unix.Stat_t
-			if unix.Stat(d.s.procPath(x.TID, "ns/net"), &st) != nil || len(b.starting) >= maxStarting {
-				return // ended already, or too many: its birth will not be explained
+			if len(b.starting) >= maxStarting {
+				return // its birth will not be explained
 			}
-			b.starting[x.Socket] = start{key{st.Dev, st.Ino}, now}
+			// Where the thread has ended, its process is asked; where that has
+			// ended, so has, almost always, what it connected.
+			var st unix.Stat_t
+			ended := unix.Stat(d.s.procPath(x.TID, "ns/net"), &st) != nil && unix.Stat(d.s.procPath(x.PID, "ns/net"), &st) != nil
+			b.starting[x.Socket] = start{ns: key{st.Dev, st.Ino}, at: now, ended: ended}
 			return
 		}
 		if _, ok := b.own[x.Socket]; ok {
@@ -127,9 +152,14 @@ func (d *discovery) readBirths() (unknown bool) {
 			return
 		}
 		s, ok := b.starting[x.Socket]
-		delete(b.starting, x.Socket)
 		if !ok {
-			unexplained = true
+			// The CPUs' rings are read one after the other: its beginning may
+			// stand in one that was read before.
+			b.early = append(b.early, x)
+			return
+		}
+		delete(b.starting, x.Socket)
+		if s.ended {
 			return
 		}
 		v := space(s.ns)
@@ -141,7 +171,30 @@ func (d *discovery) readBirths() (unknown bool) {
 			return
 		}
 		b.born[v.ns.ID] = append(b.born[v.ns.ID], tcpstate.ID{Local: x.Local, Remote: x.Remote})
+	}
+	lost := b.from.Read(func(x tcpstate.Birth) {
+		d.s.stats.births.Add(1)
+		take(x)
 	})
+	fresh := len(b.early)
+	for _, x := range early {
+		take(x)
+	}
+	// What has now come early twice has no beginning.
+	unexplained := len(b.early) > fresh
+	b.early = b.early[:fresh]
+	patience := slowConnect
+	if b.slow != nil {
+		patience = slowConnectTold
+		lost += b.slow.Read(func(x tcpstate.Retransmission) {
+			s, ok := b.starting[x.Socket]
+			if v := space(s.ns); ok && !s.met && v != nil {
+				s.met = true
+				b.starting[x.Socket] = s
+				b.born[v.ns.ID] = append(b.born[v.ns.ID], tcpstate.ID{Local: x.Local, Remote: x.Remote})
+			}
+		})
+	}
 	if unexplained {
 		d.unexplained(now)
 	}
@@ -157,10 +210,13 @@ func (d *discovery) readBirths() (unknown bool) {
 		}
 	}
 	for sk, s := range b.starting {
-		if now-s.at < slowConnect {
+		if now-s.at < patience || s.met && now-s.at < longestConnect {
 			continue
 		}
 		delete(b.starting, sk)
+		if s.met || s.ended {
+			continue
+		}
 		if v := space(s.ns); v != nil && v.dirty == 0 {
 			v.dirty = now
 		}
@@ -186,12 +242,6 @@ func (d *discovery) adopt() {
 		}
 	}
 	b.foundlings = b.foundlings[:0]
-}
-
-// ownThread says whether a thread is of this process.
-func (s *Supervisor) ownThread(tid int) bool {
-	var st unix.Stat_t
-	return unix.Stat("/proc/self/task/"+itoa(tid), &st) == nil
 }
 
 // unexplained handles births of connections whose connect was not seen or whose

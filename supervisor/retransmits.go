@@ -47,7 +47,7 @@ func (r *retransmits) hear(w *watcher) bool {
 		if c.Watch.Births == config.BirthsOff || r.tried != 0 && now-r.tried < retryRetransmits {
 			return false
 		}
-		from, err := tcpstate.OpenRetransmits(c.Watch.Ports)
+		from, err := tcpstate.OpenRetransmits(c.Watch.Ports, false)
 		if err != nil {
 			if r.tried == 0 {
 				w.s.log.Info("the kernel does not tell of retransmissions here, all connections are looked at every second", "error", err,
@@ -59,9 +59,9 @@ func (r *retransmits) hear(w *watcher) bool {
 		r.from, r.ports, r.told = from, slices.Clone(c.Watch.Ports), map[flow]bool{}
 		return false // what was before, nobody tells
 	}
-	lost := r.from.Read(func(local, remote netip.AddrPort) {
-		r.told[flow{local, remote}] = true
-		r.locals[local.Port()/64] |= 1 << (local.Port() % 64)
+	lost := r.from.Read(func(x tcpstate.Retransmission) {
+		r.told[flow{x.Local, x.Remote}] = true
+		r.locals[x.Local.Port()/64] |= 1 << (x.Local.Port() % 64)
 	})
 	if len(r.told) > 0 {
 		for _, t := range w.conns {

@@ -47,6 +47,13 @@ const (
 	// paths take turns.
 	suspectsPerTick = 100
 	suspectsPerPath = 4
+	// suspectsPerTickHeard is as much where the kernel tells of retransmissions:
+	// then those who go on being silent are looked at for it.
+	suspectsPerTickHeard = 20
+	// stepEach and stepsApart keep steps apart while many paths are suspect, each
+	// of which they look at: results of errands wait so long for the next one.
+	stepEach   = 800 * time.Microsecond
+	stepsApart = 100 * time.Millisecond
 )
 
 // tracked is a connection in the watcher's table.
@@ -91,7 +98,8 @@ type watcher struct {
 	conns    map[verdict.ConnKey]*tracked
 	suspects []verdict.PathKey
 	wake     time.Duration
-	round    uint64 // of looks
+	stepped  time.Duration // when the last step was made
+	round    uint64        // of looks
 	probeID  uint64
 	nextAsk  time.Duration
 	reps     []*tracked // representatives, see there
@@ -222,6 +230,10 @@ func (w *watcher) loop(ctx context.Context) error {
 			s.figures.round(late)
 			nextTick = now + tick
 		}
+		if gap := min(stepsApart, time.Duration(len(w.suspects))*stepEach); !ticked && now < w.stepped+gap {
+			timer.Reset(max(0, min(w.stepped+gap, nextTick)-now))
+			continue
+		}
 		if err := w.step(ctx); err != nil {
 			return err
 		}
@@ -260,6 +272,7 @@ func (w *watcher) drain(ctx context.Context) {
 func (w *watcher) step(ctx context.Context) error {
 	for range 3 {
 		w.in.Now = monotonic()
+		w.stepped = w.in.Now
 		w.rec.write(&w.in)
 		out := w.core.Step(&w.in)
 		w.s.stats.steps.Add(1)
@@ -560,7 +573,11 @@ func (w *watcher) lookAround() error {
 				w.take(t)
 			}
 		}
-		w.takeSuspects()
+		most := suspectsPerTick
+		if every == everyoneHeard {
+			most = suspectsPerTickHeard
+		}
+		w.takeSuspects(most)
 	}
 	for _, sp := range w.spaces {
 		pause := every
@@ -649,17 +666,17 @@ func (w *watcher) representatives() {
 	}
 }
 
-// takeSuspects takes some connections of suspect paths, which take turns, and
-// marks their namespaces.
-func (w *watcher) takeSuspects() {
+// takeSuspects takes at most about so many connections of suspect paths, which
+// take turns, and marks their namespaces.
+func (w *watcher) takeSuspects(most int) {
 	for _, p := range w.suspects {
 		if sp := w.byKey[p.NS]; sp != nil {
 			sp.suspect = w.round
 		}
 	}
-	left := suspectsPerTick
+	left := most
 	for i := range w.suspects {
-		p := w.suspects[(int(w.round)*suspectsPerTick/suspectsPerPath+i)%len(w.suspects)]
+		p := w.suspects[(int(w.round)*most/suspectsPerPath+i)%len(w.suspects)]
 		sp := w.byKey[p.NS]
 		if sp == nil {
 			continue

@@ -10,9 +10,10 @@ import (
 type Birth struct {
 	// Socket is the same in both births of one socket, and says nothing else.
 	Socket uint64
-	// TID is the thread that was running. In a birth with State SynSent it is
-	// the one that called connect; in one with Established it is any.
-	TID int
+	// PID and TID are the process and the thread that were running. In a birth
+	// with State SynSent it is the one that called connect; in one with
+	// Established it is any.
+	PID, TID int
 	// State is SynSent (the local port is not chosen yet) or Established.
 	State         State
 	Local, Remote netip.AddrPort
@@ -48,7 +49,7 @@ func (b *Births) Close() { b.from.close() }
 // Read calls fn for every birth since the last call, without a system call. It
 // returns how many were lost for want of room: then only dumps tell.
 func (b *Births) Read(fn func(Birth)) (lost uint64) {
-	return b.from.read(func(tid int, r traced) {
-		fn(Birth{Socket: r.socket, TID: tid, State: r.state, Local: r.local, Remote: r.remote})
+	return b.from.read(func(pid, tid int, r traced) {
+		fn(Birth{Socket: r.socket, PID: pid, TID: tid, State: r.state, Local: r.local, Remote: r.remote})
 	})
 }

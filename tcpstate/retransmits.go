@@ -15,14 +15,28 @@ import (
 // TCP socket of the node.
 type Retransmits struct{ from *tracepoint }
 
+// Retransmission is one transmission made again.
+type Retransmission struct {
+	// Socket is the one of Birth.
+	Socket uint64
+	// State is SynSent for a connect that waits for its answer.
+	State         State
+	Local, Remote netip.AddrPort
+}
+
 // retransmitPages is the room per CPU between two reads: 8 pages hold some 290
 // retransmissions.
 const retransmitPages = 8
 
-// OpenRetransmits starts receiving retransmissions to the given remote ports. It
-// needs CAP_PERFMON or CAP_SYS_ADMIN, and tracefs.
-func OpenRetransmits(ports []uint16) (*Retransmits, error) {
-	from, err := openTracepoint("tcp/tcp_retransmit_skb", "state", "", ports, retransmitPages)
+// OpenRetransmits starts receiving retransmissions to the given remote ports, only
+// those of connects under way if connecting is set. It needs CAP_PERFMON or
+// CAP_SYS_ADMIN, and tracefs.
+func OpenRetransmits(ports []uint16, connecting bool) (*Retransmits, error) {
+	where := ""
+	if connecting {
+		where = fmt.Sprintf("state == %d", SynSent)
+	}
+	from, err := openTracepoint("tcp/tcp_retransmit_skb", "state", where, ports, retransmitPages)
 	if err != nil {
 		return nil, fmt.Errorf("cannot receive retransmissions: %w", err)
 	}
@@ -32,10 +46,11 @@ func OpenRetransmits(ports []uint16) (*Retransmits, error) {
 // Close stops receiving.
 func (r *Retransmits) Close() { r.from.close() }
 
-// Read calls fn with the addresses of the connection for every retransmission
-// since the last call, without a system call. The kernel does not say in which
-// namespace. Read returns how many were lost for want of room: then only looks
-// tell.
-func (r *Retransmits) Read(fn func(local, remote netip.AddrPort)) (lost uint64) {
-	return r.from.read(func(_ int, t traced) { fn(t.local, t.remote) })
+// Read calls fn for every retransmission since the last call, without a system
+// call. The kernel does not say in which namespace. Read returns how many were lost
+// for want of room: then only looks tell.
+func (r *Retransmits) Read(fn func(Retransmission)) (lost uint64) {
+	return r.from.read(func(_, _ int, t traced) {
+		fn(Retransmission{Socket: t.socket, State: t.state, Local: t.local, Remote: t.remote})
+	})
 }

@@ -77,13 +77,13 @@ func (t *tracepoint) close() {
 	t.rings = nil
 }
 
-// read calls fn with the thread that was running, and the record, for every one
-// since the last call. It returns how many were lost for want of room.
-func (t *tracepoint) read(fn func(tid int, r traced)) (lost uint64) {
+// read calls fn with the process and the thread that were running, and the record,
+// for every one since the last call. It returns how many were lost for want of room.
+func (t *tracepoint) read(fn func(pid, tid int, r traced)) (lost uint64) {
 	for _, ring := range t.rings {
-		lost += ring.Read(func(tid int, raw []byte) {
+		lost += ring.Read(func(pid, tid int, raw []byte) {
 			if r, ok := t.format.parse(raw); ok {
-				fn(tid, r)
+				fn(pid, tid, r)
 			}
 		})
 	}

@@ -237,6 +237,7 @@ type space struct {
 
 type doubt struct {
 	since, expires time.Duration
+	about          PathKey // whose way out, where it is about that
 	detail         string
 }
 
@@ -494,6 +495,7 @@ func (c *Core) heard(k *conn, s *Sample) {
 	k.segsIn, k.bytesIn = s.SegsIn, s.BytesReceived
 	k.failures, k.again = 0, 0
 	k.path.heard = max(k.path.heard, at)
+	c.wayHeard(k.path, at)
 	if k.reap == reapOver || k.reap == reapQueued {
 		// Whatever was thought of it, it lives. A reap that was asked for is
 		// taken back by the last look, since SegsIn has changed.

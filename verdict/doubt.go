@@ -45,9 +45,17 @@ func (c *Core) takeNextHop(n *NextHop) {
 	if s == nil {
 		return
 	}
-	s.setDoubt(doubtLink, n.LinkDown, c.now, c.now+doubtFor, n.Detail)
+	// It is looked at again at its next turn, up to which the doubt must last.
+	lasts := max(doubtFor, 2*c.hopTurn())
+	s.setDoubt(doubtLink, n.LinkDown, c.now, c.now+lasts, n.Detail)
 	if n.Gateway != NeighbourUnknown {
-		s.setDoubt(doubtGateway, n.Gateway == Silent, c.now, c.now+doubtFor, n.Detail)
+		s.setDoubt(doubtGateway, n.Gateway == Silent, c.now, c.now+lasts, n.Detail)
+	}
+	for _, reason := range []string{doubtLink, doubtGateway} {
+		if d, ok := s.doubts[reason]; ok {
+			d.about = n.Path
+			s.doubts[reason] = d
+		}
 	}
 	s.looked = max(s.looked, n.At)
 	if e := c.endpoints[n.Path.Endpoint]; e != nil {
@@ -75,6 +83,20 @@ func (c *Core) takeOthers(o *Others) {
 	}
 	s.setDoubt(doubtOthers, stalls, c.now, c.now+othersPause+doubtFor,
 		fmt.Sprintf("%d connections elsewhere wait for an answer and none was heard for %v", o.Stalled, ms(o.Window)))
+}
+
+// wayHeard ends doubts about the way out toward the endpoint of p when something
+// has come in over it at a time since they were last confirmed. Those about the
+// host's are not about the way to some endpoint.
+func (c *Core) wayHeard(p *path, at time.Duration) {
+	if len(p.space.doubts) == 0 || at <= p.hop.At || p.key.NS == c.set.HostNS {
+		return
+	}
+	for _, reason := range []string{doubtLink, doubtGateway} {
+		if p.space.doubts[reason].about == p.key {
+			delete(p.space.doubts, reason)
+		}
+	}
 }
 
 // watchedSpace is nil for a namespace whose last connection has gone while it was
@@ -140,9 +162,14 @@ func (c *Core) settleDoubts() {
 
 // startAnew forgets what was concluded from silences during a doubt about s.
 func (c *Core) startAnew(s *space) {
-	for _, k := range c.conns {
-		if k.path.space == s || s.ns == c.set.HostNS {
-			k.runs, k.aliveAfter = min(k.runs, 1), 0
+	for _, e := range c.ranked {
+		for _, p := range e.ranked {
+			if p.space != s && s.ns != c.set.HostNS {
+				continue
+			}
+			for _, k := range p.conns {
+				k.runs, k.aliveAfter = min(k.runs, 1), 0
+			}
 		}
 	}
 }

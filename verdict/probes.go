@@ -286,14 +286,12 @@ func (p *path) established() bool {
 func (c *Core) askNextHop(p *path) {
 	c.hopTokens = min(nextHopBurst, c.hopTokens+(c.now-c.hopTokensAt).Seconds()*nextHopRate)
 	c.hopTokensAt = c.now
-	// With many suspects each has its turn less often.
-	turn := max(nextHopWait, time.Duration(float64(c.suspects)/nextHopRate*float64(time.Second)))
-	if (p.hopAsked == 0 || c.now-p.hopAsked >= turn) && c.hopTokens >= 1 {
+	if (p.hopAsked == 0 || c.now-p.hopAsked >= c.hopTurn()) && c.hopTokens >= 1 {
 		c.hopTokens--
 		p.hopAsked = c.now
 		c.out.NextHop = append(c.out.NextHop, p.key)
 	}
-	if p.key.NS != c.set.HostNS && (c.hostAsked == 0 || c.now-c.hostAsked >= nextHopWait) {
+	if age := c.now - c.hostAsked; p.key.NS != c.set.HostNS && (c.hostAsked == 0 || age >= nextHopFresh || age >= nextHopWait && c.hostAsked < c.silenceOf(p).start) {
 		c.hostAsked = c.now
 		c.out.NextHop = append(c.out.NextHop, PathKey{c.set.HostNS, p.key.Endpoint})
 	}
@@ -310,6 +308,12 @@ func (c *Core) askNextHop(p *path) {
 	c.othersTokens--
 	p.space.othersAsked = c.now
 	c.out.Others = append(c.out.Others, OthersWanted{Path: p.key, Since: s.start + othersSlack})
+}
+
+// hopTurn is how often a path's next hop is looked at: with many suspects each has
+// its turn less often.
+func (c *Core) hopTurn() time.Duration {
+	return max(nextHopWait, time.Duration(float64(c.suspects)/nextHopRate*float64(time.Second)))
 }
 
 // nextHopKnown says whether the way out was looked at during the silence, or

@@ -85,8 +85,8 @@ const (
 	nextHopFresh = time.Second
 	nextHopWait  = 500 * time.Millisecond
 	// nextHopRate is how many looks at next hops a node makes per second, and
-	// nextHopBurst how many at once: each takes up to 1 ms of CPU.
-	nextHopRate  = 5
+	// nextHopBurst how many at once: each takes up to 2 ms of CPU.
+	nextHopRate  = 2
 	nextHopBurst = 40
 	// lookFresh is how old the looks at the connections that a verdict is about
 	// may be: a little more than the usual tick.

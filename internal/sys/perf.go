@@ -161,10 +161,10 @@ func (r *TraceRing) Close() {
 	unix.Close(r.fd)
 }
 
-// Read calls fn for every record that has come since, with the thread that was
-// running and the raw data of the tracepoint, which is valid during the call. It
+// Read calls fn for every record that has come since, with the process and the thread
+// that were running and the raw data of the tracepoint, which is valid during the call. It
 // returns how many records were lost for want of room.
-func (r *TraceRing) Read(fn func(tid int, raw []byte)) (lost uint64) {
+func (r *TraceRing) Read(fn func(pid, tid int, raw []byte)) (lost uint64) {
 	head := atomic.LoadUint64((*uint64)(unsafe.Pointer(&r.mem[perfHeadAt])))
 	tail := (*uint64)(unsafe.Pointer(&r.mem[perfTailAt]))
 	at := atomic.LoadUint64(tail)
@@ -177,8 +177,8 @@ func (r *TraceRing) Read(fn func(tid int, raw []byte)) (lost uint64) {
 		}
 		switch binary.NativeEndian.Uint32(rec) {
 		case perfRecordSample:
-			if tid, raw, ok := parseSample(rec[8:]); ok {
-				fn(tid, raw)
+			if pid, tid, raw, ok := parseSample(rec[8:]); ok {
+				fn(pid, tid, raw)
 			}
 		case perfRecordLost:
 			if len(rec) >= 24 {
@@ -210,13 +210,13 @@ func (r *TraceRing) record(at, head uint64) ([]byte, bool) {
 }
 
 // parseSample reads pid and tid, then the size of the raw data and the data.
-func parseSample(b []byte) (tid int, raw []byte, ok bool) {
+func parseSample(b []byte) (pid, tid int, raw []byte, ok bool) {
 	if len(b) < 12 {
-		return 0, nil, false
+		return 0, 0, nil, false
 	}
 	n := int(binary.NativeEndian.Uint32(b[8:]))
 	if n < 0 || n > len(b)-12 {
-		return 0, nil, false
+		return 0, 0, nil, false
 	}
-	return int(int32(binary.NativeEndian.Uint32(b[4:]))), b[12 : 12+n], true
+	return int(int32(binary.NativeEndian.Uint32(b))), int(int32(binary.NativeEndian.Uint32(b[4:]))), b[12 : 12+n], true
 }

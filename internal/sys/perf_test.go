@@ -26,7 +26,7 @@ func sampleRecord(tid, n int) []byte {
 	b := ne.AppendUint32(nil, perfRecordSample)
 	b = ne.AppendUint16(b, 0)
 	b = ne.AppendUint16(b, uint16(8+12+n))
-	b = ne.AppendUint32(b, 1)
+	b = ne.AppendUint32(b, 41)
 	b = ne.AppendUint32(b, uint32(tid))
 	b = ne.AppendUint32(b, uint32(n))
 	return append(b, make([]byte, n)...)
@@ -52,8 +52,8 @@ func TestTraceRingWrapsAround(t *testing.T) {
 		rec := sampleRecord(42, 20) // 40 bytes: a multiple of 8, as the kernel's are
 		r := ring(tail, append(slices.Clone(rec), rec...))
 		n := 0
-		if lost := r.Read(func(tid int, raw []byte) {
-			if tid != 42 || len(raw) != 20 {
+		if lost := r.Read(func(pid, tid int, raw []byte) {
+			if pid != 41 || tid != 42 || len(raw) != 20 {
 				t.Errorf("tail %d: thread %d, %d bytes", tail, tid, len(raw))
 			}
 			n++
@@ -71,6 +71,6 @@ func FuzzTraceRing(f *testing.F) {
 		if tail > 1<<40 || len(data) > os.Getpagesize() {
 			return
 		}
-		ring(tail&^7, data).Read(func(int, []byte) {})
+		ring(tail&^7, data).Read(func(int, int, []byte) {})
 	})
 }
