@@ -24,6 +24,7 @@ import (
 
 	v1 "github.com/redisguard/redisguard/api/v1"
 	"github.com/redisguard/redisguard/event"
+	"github.com/redisguard/redisguard/lab"
 	"github.com/redisguard/redisguard/proc"
 	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/verdict"
@@ -35,6 +36,7 @@ import (
 const childEnv = "RGA_CHILD_REQUEST"
 
 func TestMain(m *testing.M) {
+	lab.MaybeChild()
 	if what, ok := os.LookupEnv(childEnv); ok {
 		child(strings.Fields(what))
 		os.Exit(0)

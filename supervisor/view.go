@@ -19,7 +19,12 @@ const viewFor = 500 * time.Millisecond
 func (s *Supervisor) onWatcher(ctx context.Context, fn func(*watcher) error) error {
 	done := make(chan struct{})
 	select {
-	case s.asks <- func(w *watcher) error { defer close(done); return fn(w) }:
+	case s.asks <- func(w *watcher) error {
+		// Whoever has asked for something wants to see what came of it.
+		s.view.Store(nil)
+		defer close(done)
+		return fn(w)
+	}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
