@@ -78,6 +78,8 @@ type Server struct {
 	guests  guests
 	streams []*shard
 	turn    atomic.Uint32 // of the writers, to take streams
+	news    chan struct{} // from publishers; room for one
+	stop    func()        // the hub's notices
 	version string
 	counts  counters
 	sockets []socket
@@ -100,7 +102,7 @@ const writers = 2
 // New binds the sockets, so that whoever starts after us finds them. The error
 // wraps ErrInUse if another daemon serves one of them.
 func New(opt Options) (*Server, error) {
-	s := &Server{opt: opt, heartbeat: heartbeatEvery, version: opt.Source.Info().Version}
+	s := &Server{opt: opt, heartbeat: heartbeatEvery, news: make(chan struct{}, 1), version: opt.Source.Info().Version}
 	s.opt.Limits = opt.Limits.filled()
 	s.guests.init(s.opt.Limits, &s.counts)
 	who, err := newIdentifier(opt.Proc, opt.Group)
@@ -151,6 +153,7 @@ func New(opt Options) (*Server, error) {
 		}
 		s.streams = append(s.streams, sh)
 	}
+	s.stop = opt.Hub.Notify(s.published)
 	ok = true
 	return s, nil
 }
@@ -163,6 +166,9 @@ func (s *Server) Close() {
 	}
 	for _, sh := range s.streams {
 		sh.close()
+	}
+	if s.stop != nil {
+		s.stop()
 	}
 }
 
@@ -192,6 +198,7 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, sh := range s.streams {
 		wg.Go(func() { sh.run(ctx) })
 	}
+	wg.Go(func() { s.tellWriters(ctx) })
 	for _, sock := range s.sockets {
 		h := &http.Server{
 			Handler:           sock.handler,
@@ -226,7 +233,43 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	<-ctx.Done()
 	wg.Wait()
+	s.stop()
 	return nil
+}
+
+// published is called by whoever publishes. Waking another thread costs more than
+// all the rest of publishing, so it is left to a goroutine, and that rests for a
+// moment after each time: of events in quick succession only one in some pays for a
+// wake-up at all.
+func (s *Server) published() {
+	select {
+	case s.news <- struct{}{}:
+	default:
+	}
+}
+
+// tellRest is the rest.
+const tellRest = 5 * time.Millisecond
+
+// tellWriters has the writers look for news.
+func (s *Server) tellWriters(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.news:
+		}
+		for _, sh := range s.streams {
+			if sh.open.Load() > 0 {
+				sh.poke()
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(tellRest):
+		}
+	}
 }
 
 // Unavailable says whether an error of New is one that a guard can do without its

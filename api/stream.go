@@ -79,12 +79,12 @@ type shard struct {
 	poll   *os.File // epoll
 	wake   *os.File // eventfd, in poll
 	poked  atomic.Bool
-	stop   func() // the hub's poke
 
 	mu   sync.Mutex
 	in   []*stream // new ones
 	over bool      // nobody will take them any more
 
+	open    atomic.Int64    // streams, for who has news
 	streams map[int]*stream // by descriptor
 	tags    int32
 	cache   []*event.Record // read last, so that streams side by side read once
@@ -123,13 +123,11 @@ func newShard(s *Server) (*shard, error) {
 		server: s, poll: os.NewFile(uintptr(ep), "epoll"), wake: os.NewFile(uintptr(ev), "eventfd"),
 		streams: map[int]*stream{}, buf: make([]byte, 0, 2*chunk),
 	}
-	sh.stop = s.opt.Hub.Notify(sh.poke)
 	return sh, nil
 }
 
 // close lets go of a shard that does not run.
 func (sh *shard) close() {
-	sh.stop()
 	sh.poll.Close()
 	sh.wake.Close()
 }
@@ -361,6 +359,7 @@ func (sh *shard) admit() {
 		}
 		st.tag = sh.tags
 		sh.streams[st.fd] = st
+		sh.open.Store(int64(len(sh.streams)))
 		raw, err := sh.poll.SyscallConn()
 		if err == nil {
 			cerr := raw.Control(func(ep uintptr) {
@@ -542,7 +541,7 @@ func (sh *shard) fill(st *stream, head uint64, now time.Time) (gone bool) {
 				}
 				return false
 			}
-			r, err := sh.next(at.after)
+			r, err := sh.after(at.after)
 			if err != nil {
 				return true
 			}
@@ -566,9 +565,9 @@ func cursorFor(st *stream, hub *event.Hub, seq uint64) string {
 	return event.Cursor{Epoch: hub.Epoch(), Seq: seq}.String()
 }
 
-// next is the event after a number, from the cache if possible: streams go side by
+// after is the event after a number, from the cache if possible: streams go side by
 // side.
-func (sh *shard) next(after uint64) (*event.Record, error) {
+func (sh *shard) after(after uint64) (*event.Record, error) {
 	if n := len(sh.cache); n > 0 && after >= sh.cache[0].Seq-1 && after < sh.cache[n-1].Seq {
 		return sh.cache[after+1-sh.cache[0].Seq], nil
 	}
@@ -595,6 +594,7 @@ func (sh *shard) bye(st *stream, why string) {
 // end closes a stream.
 func (sh *shard) end(st *stream) {
 	delete(sh.streams, st.fd)
+	sh.open.Store(int64(len(sh.streams)))
 	unix.Close(st.fd)
 	sh.server.guests.unsubscribe(st.peer)
 }

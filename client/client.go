@@ -20,6 +20,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"syscall"
 	"time"
 
 	v1 "github.com/redisguard/redisguard/api/v1"
@@ -60,7 +61,20 @@ func New(c Config) *Client {
 func newSocket(path string) socket {
 	var d net.Dialer
 	return socket{path: path, http: &http.Client{Transport: &http.Transport{
-		DialContext:     func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "unix", path) },
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			for {
+				c, err := d.DialContext(ctx, "unix", path)
+				// The daemon lives, but others come faster than it can take them.
+				if !errors.Is(err, syscall.EAGAIN) {
+					return c, err
+				}
+				select {
+				case <-ctx.Done():
+					return nil, err
+				case <-time.After(10 * time.Millisecond):
+				}
+			}
+		},
 		MaxIdleConns:    2,
 		IdleConnTimeout: 30 * time.Second,
 		// The daemon compresses nothing.

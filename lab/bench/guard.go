@@ -37,6 +37,14 @@ func (b *bench) start(config string, args ...string) (*guard, error) {
 		return nil, err
 	}
 	file := filepath.Join(dir, "redisguard.toml")
+	// Sockets of its own, which others may reach.
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return nil, err
+	}
+	if !strings.Contains(config, "[api]") {
+		config += "\n[api]\nsocket = \"%dir/r/s\"\nadmin_socket = \"%dir/a/s\"\n"
+	}
+	config = strings.ReplaceAll(config, "%dir", dir)
 	if err := os.WriteFile(file, []byte(config+"\n[log]\nformat = \"json\"\n[watch]\nmode = \"enforce\"\n"), 0o600); err != nil {
 		return nil, err
 	}

@@ -74,11 +74,14 @@ var measurements = []struct {
 	{"busy-server", (*bench).busyServer},
 	{"memory", (*bench).memory},
 	{"cpu", (*bench).cpu},
+	{"api", (*bench).api},
+	{"api-soak", (*bench).soak},
 }
 
 func main() {
 	lab.MaybeChild()
 	maybeCrowd()
+	maybeHostile()
 	guard := flag.String("redisguard", "bin/redisguard", "the redisguard `binary`")
 	only := flag.String("run", "", "only measurements whose name matches this `regexp`")
 	quick := flag.Bool("quick", false, "a tenth of the runs: shows whether it works, measures little")
