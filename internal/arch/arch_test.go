@@ -89,6 +89,12 @@ var values = []string{
 	"net/netip", "slices", "sort", "strconv", "strings", "time",
 }
 
+// standard reports whether a package is of Go's standard library.
+func standard(importPath string) bool {
+	first, _, _ := strings.Cut(importPath, "/")
+	return !strings.Contains(first, ".")
+}
+
 // rule forbids imports.
 type rule struct {
 	name   string
@@ -151,7 +157,7 @@ var rules = []rule{
 		reason: "programs link it: it must not bring the daemon along",
 		forbids: func(from, to string) bool {
 			rel, ours := name(to)
-			return under(from, "client") && ours && !under(rel, "client") && !under(rel, "api/v1")
+			return under(from, "client") && (ours && !under(rel, "client") && !under(rel, "api/v1") || !ours && !standard(to))
 		},
 	},
 	{
@@ -159,7 +165,24 @@ var rules = []rule{
 		reason: "wire types stay as they are when the insides change",
 		forbids: func(from, to string) bool {
 			rel, ours := name(to)
-			return under(from, "api/v1") && ours && !under(rel, "api/v1")
+			return under(from, "api/v1") && (ours && !under(rel, "api/v1") || !ours && !standard(to))
+		},
+	},
+	{
+		name:   "the API does not import the supervisor",
+		reason: "it declares the little that it needs, in the words of view and event; whatever can answer that can be served",
+		forbids: func(from, to string) bool {
+			rel, ours := name(to)
+			return under(from, "api") && ours && (under(rel, "supervisor") || under(rel, "config"))
+		},
+	},
+	{
+		name:   "the guard does not know of its API",
+		reason: "it goes on without one, and whoever asks through one must not reach into it",
+		forbids: func(from, to string) bool {
+			rel, ours := name(to)
+			return (under(from, "supervisor") || under(from, "event") || under(from, "view") || under(from, "verdict")) && ours &&
+				(under(rel, "api") || under(rel, "client") || under(rel, "metrics"))
 		},
 	},
 	{
@@ -236,7 +259,15 @@ func TestRules(t *testing.T) {
 		{"tcpstate", "unsafe", "unsafe is in internal/sys only"},
 		{"client", module + "/api/v1", ""},
 		{"client", module + "/event", "client imports api/v1 only"},
+		{"client", "golang.org/x/sys/unix", "client imports api/v1 only"},
+		{"client", "net/http", ""},
+		{"client/example", module + "/client", ""},
 		{"api/v1", module + "/verdict", "api/v1 imports nothing of redisguard"},
+		{"api/v1", "golang.org/x/sys/unix", "api/v1 imports nothing of redisguard"},
+		{"api", module + "/supervisor", "the API does not import the supervisor"},
+		{"api", module + "/view", ""},
+		{"supervisor", module + "/api", "the guard does not know of its API"},
+		{"event", module + "/api/v1", "the guard does not know of its API"},
 		{"internal/tui", module + "/client", ""},
 		{"internal/tui", module + "/supervisor", "top knows the API only"},
 		{"internal/show", module + "/api", "top knows the API only"},
