@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -378,5 +379,49 @@ func TestWalkThrough(t *testing.T) {
 				t.Errorf("$ %s\nis without its output", command)
 			}
 		}
+	}
+}
+
+// TestSocketActivation passes a listening socket on as systemd does, by name.
+func TestSocketActivation(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(dir, "redisguard")
+	if out, err := exec.Command("go", "build", "-o", program, "../cmd/redisguard").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	config := filepath.Join(dir, "config.toml")
+	must(t, os.WriteFile(config, fmt.Appendf(nil, "[watch]\nports = [%d]\n[api]\nsocket = \"/nonexistent/s\"\nadmin_socket = \"\"\n", labPort), 0o600))
+	path := filepath.Join(dir, "given")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	must(t, err)
+	l.SetUnlinkOnClose(false)
+	defer l.Close()
+	f, err := l.File()
+	must(t, err)
+	defer f.Close()
+	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0" run --config "$1"`, program, config)
+	cmd.ExtraFiles = []*os.File{f}
+	cmd.Env = append(os.Environ(), "LISTEN_FDS=1", "LISTEN_FDNAMES=redisguard.sock")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var log bytes.Buffer
+	cmd.Stderr = &log
+	must(t, cmd.Start())
+	status := 0
+	for deadline := time.Now().Add(10 * time.Second); status != 200 && time.Now().Before(deadline); {
+		if res, err := dialer(path).Get("http://x/readyz"); err == nil {
+			status = res.StatusCode
+			res.Body.Close()
+		}
+	}
+	must(t, cmd.Process.Signal(syscall.SIGTERM))
+	must(t, cmd.Wait())
+	if status != 200 {
+		t.Errorf("status %d\n%s", status, log.String())
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error("the service manager's socket was removed")
+	}
+	if _, err := os.Stat("/nonexistent"); err == nil {
+		t.Error("it made a socket of its own as well")
 	}
 }

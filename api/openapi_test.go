@@ -14,6 +14,9 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	v1 "github.com/redisguard/redisguard/api/v1"
+	"github.com/redisguard/redisguard/event"
+	"github.com/redisguard/redisguard/verdict"
+	"github.com/redisguard/redisguard/view"
 )
 
 // contract is docs/openapi.yaml.
@@ -231,6 +234,48 @@ func (c contract) holds(t *testing.T, method, path string, status int, kind, tex
 		}
 		if kind != "application/x-ndjson" {
 			return
+		}
+	}
+}
+
+// TestWords holds the closed lists of the inside against those of the wire.
+func TestWords(t *testing.T) {
+	c := openapi(t)
+	enum := func(name string) map[string]bool {
+		list, _ := c.at("components", "schemas", name)["enum"].([]any)
+		m := map[string]bool{}
+		for _, x := range list {
+			m[x.(string)] = true
+		}
+		return m
+	}
+	types := enum("EventType")
+	for _, w := range event.Types() {
+		if !types[string(w)] {
+			t.Errorf("event type %s is not in the contract", w)
+		}
+		if parts[w] == "" {
+			t.Errorf("event type %s has no part in a story", w)
+		}
+		delete(types, string(w))
+	}
+	if len(types) != 5 { // those of the stream itself
+		t.Errorf("nothing ever is of types %v", types)
+	}
+	codes := enum("Code")
+	for _, w := range v1.Codes() {
+		if !codes[string(w)] || severities[verdict.EventType(w)] == "" {
+			t.Errorf("code %s is not in the contract, or has no severity", w)
+		}
+		delete(codes, string(w))
+	}
+	if len(codes) != 0 || len(severities) != len(v1.Codes()) {
+		t.Errorf("nothing ever has codes %v", codes)
+	}
+	outcomes := enum("ReapOutcome")
+	for _, w := range append(verdict.ReapOutcomes(), view.Refused) {
+		if !outcomes[string(w)] {
+			t.Errorf("outcome %s is not in the contract", w)
 		}
 	}
 }
