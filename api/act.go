@@ -107,7 +107,7 @@ func (s *Server) reload(w http.ResponseWriter, r *request) {
 	s.acting(r, "reload")
 	ctx, cancel := context.WithTimeout(r.Context(), actWithin)
 	defer cancel()
-	file, changed, err := s.opt.Actor.Reload(ctx)
+	file, changed, err := s.opt.Actor.Reload(ctx, r.peer.event())
 	switch {
 	case errors.Is(err, ErrBadConfig):
 		fail(w, http.StatusUnprocessableEntity, v1.KindUnprocessable, err.Error())

@@ -43,7 +43,7 @@ type Actor interface {
 	SetMode(ctx context.Context, mode string, peer event.Peer) (event.Mode, error)
 	// Reload reads the config file now. An error that wraps ErrBadConfig says
 	// that it is refused.
-	Reload(ctx context.Context) (file string, changed []string, err error)
+	Reload(ctx context.Context, peer event.Peer) (file string, changed []string, err error)
 }
 
 // ErrBadConfig says that a config file is refused, and the one before stays in

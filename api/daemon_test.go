@@ -278,6 +278,11 @@ func TestDaemon(t *testing.T) {
 	}
 	must(t, os.WriteFile(d.config, append(slices.Clone(good), "[reap]\nrate = 100\n"...), 0o600))
 	d.ask("POST", d.admin, "/v1/reload", "", 200)
+	d.until("who asked for the reload is in the audit file", func() bool {
+		audit, err := os.ReadFile(d.audit)
+		must(t, err)
+		return regexp.MustCompile(`"type":"config.changed".*"peer":\{"pid":` + strconv.Itoa(os.Getpid())).Match(audit)
+	})
 	d.until("the finding is over", func() bool {
 		return len(into[[]v1.Finding](t, d.ask("GET", d.read, "/v1/findings", "", 200))) == 0
 	})

@@ -122,7 +122,7 @@ func (f *fake) SetMode(_ context.Context, m string, p event.Peer) (event.Mode, e
 	return event.Mode{Configured: "enforce", Override: m, Effective: m}, nil
 }
 
-func (f *fake) Reload(context.Context) (string, []string, error) {
+func (f *fake) Reload(context.Context, event.Peer) (string, []string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return "/etc/x", nil, f.bad

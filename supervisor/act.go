@@ -216,6 +216,9 @@ func (w *watcher) send(e event.Event, key verdict.ConnKey) {
 	}
 	if t := cmp.Or(w.conns[key], w.left[key]); t != nil {
 		e.Connection = describe(t)
+		if e.Namespace == "" { // it has gone together with the connection
+			e.Namespace = t.space.ns.String()
+		}
 	}
 	e.Seq = w.s.opt.Hub.Publish(e)
 	w.s.figures.published(&e)

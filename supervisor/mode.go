@@ -8,9 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/event"
+	"github.com/redisguard/redisguard/verdict"
 )
 
 // modeFile in the state directory keeps the ceiling that was set by SetMode, so
@@ -106,6 +108,16 @@ func (s *Supervisor) SetMode(ctx context.Context, word string, peer event.Peer) 
 		return mode, fmt.Errorf("%w: %w", ErrNotKept, err)
 	}
 	return mode, nil
+}
+
+// Tell publishes an event of others about the daemon itself, and has it in the
+// audit file and the log as well.
+func (s *Supervisor) Tell(ctx context.Context, e event.Event) {
+	if err := s.onWatcher(ctx, func(w *watcher) error { w.send(e, verdict.ConnKey{}); return nil }); err != nil {
+		// The guard has not begun, or has ended.
+		e.Time = time.Now().UTC()
+		s.opt.Hub.Publish(e)
+	}
 }
 
 // mode is what sets how far the guard goes.

@@ -77,7 +77,7 @@ func run(ctx context.Context, stderr io.Writer, path string, dryRun bool) error 
 	}
 	file := or(path, config.DefaultPath)
 	// The default file need not be there; it counts once it is.
-	follow := &follower{guard: s, hub: hub, log: log, level: level, file: file, optional: path == "", conf: conf}
+	follow := &follower{guard: s, log: log, level: level, file: file, optional: path == "", conf: conf}
 	server, err := serve(conf, s, hub, follow, ver, log)
 	if err != nil {
 		return err

@@ -141,12 +141,13 @@ type actor struct {
 }
 
 // Reload implements api.Actor.
-func (a actor) Reload(context.Context) (string, []string, error) { return a.follow.reload() }
+func (a actor) Reload(ctx context.Context, peer event.Peer) (string, []string, error) {
+	return a.follow.reload(ctx, &peer)
+}
 
 // follower brings changes of the config file into force.
 type follower struct {
 	guard    *supervisor.Supervisor
-	hub      *event.Hub
 	log      *slog.Logger
 	level    *slog.LevelVar
 	file     string
@@ -161,33 +162,38 @@ type follower struct {
 func (f *follower) changed(c config.Config, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	_, _ = f.take(c, err)
+	ctx, cancel := context.WithTimeout(context.Background(), tellWithin)
+	defer cancel()
+	_, _ = f.take(ctx, c, err, nil)
 }
 
+// tellWithin is how long the news of a config may take to be told.
+const tellWithin = 2 * time.Second
+
 // reload reads the file now.
-func (f *follower) reload() (string, []string, error) {
+func (f *follower) reload(ctx context.Context, peer *event.Peer) (string, []string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c, err := config.Load(f.file)
 	if f.optional && errors.Is(err, fs.ErrNotExist) {
 		c, err = config.Default(), nil
 	}
-	changed, err := f.take(c, err)
+	changed, err := f.take(ctx, c, err, peer)
 	if err != nil {
 		return f.file, nil, fmt.Errorf("%w: %w", api.ErrBadConfig, err)
 	}
 	return f.file, changed, nil
 }
 
-// take is under mu.
-func (f *follower) take(c config.Config, err error) ([]string, error) {
+// take is under mu. peer is who asked for it, nil where the file has changed.
+func (f *follower) take(ctx context.Context, c config.Config, err error, peer *event.Peer) ([]string, error) {
 	switch {
 	case f.optional && errors.Is(err, fs.ErrNotExist):
 		return nil, nil
 	case err != nil:
 		f.log.Error("the changed config is refused, the one before stays in force", "file", f.file, "error", err)
 		f.refused = true
-		f.hub.Publish(event.Event{Time: time.Now().UTC(), Type: event.ConfigRefused, Text: err.Error()})
+		f.guard.Tell(ctx, event.Event{Type: event.ConfigRefused, Text: err.Error(), Peer: peer})
 		return nil, err
 	}
 	changed := config.Diff(f.conf, c)
@@ -204,10 +210,12 @@ func (f *follower) take(c config.Config, err error) ([]string, error) {
 		text = changed[0]
 	case f.refused:
 		text = "the config is as it was before the one that was refused"
+	case peer != nil:
+		text = "the config was read again, and is the same"
 	default:
 		return nil, nil
 	}
 	f.refused = false
-	f.hub.Publish(event.Event{Time: time.Now().UTC(), Type: event.ConfigChanged, Text: text})
+	f.guard.Tell(ctx, event.Event{Type: event.ConfigChanged, Text: text, Peer: peer})
 	return changed, nil
 }

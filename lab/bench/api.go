@@ -209,10 +209,10 @@ func slab() float64 {
 // still is a guard of which there is nothing to see.
 type still struct{}
 
-func (still) View(context.Context) (*view.Node, error)               { return &view.Node{At: time.Now()}, nil }
-func (still) Info() v1.Status                                        { return v1.Status{} }
-func (still) Reap(context.Context, view.Reap) ([]view.Reaped, error) { return nil, nil }
-func (still) Reload(context.Context) (string, []string, error)       { return "", nil, nil }
+func (still) View(context.Context) (*view.Node, error)                     { return &view.Node{At: time.Now()}, nil }
+func (still) Info() v1.Status                                              { return v1.Status{} }
+func (still) Reap(context.Context, view.Reap) ([]view.Reaped, error)       { return nil, nil }
+func (still) Reload(context.Context, event.Peer) (string, []string, error) { return "", nil, nil }
 func (still) SetMode(context.Context, string, event.Peer) (event.Mode, error) {
 	return event.Mode{}, nil
 }
