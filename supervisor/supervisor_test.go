@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -77,6 +78,57 @@ func TestOnlyOneFlowIsBroken(t *testing.T) {
 	}
 	if r := g.reaped(); len(r) != 1 || r[0].Evidence.Rule != verdict.RuleFlow {
 		t.Errorf("reaped %+v, want the one", r)
+	}
+}
+
+// With so many connections most are looked at rarely: the one whose flow breaks is
+// found because the kernel tells that it retransmits, or, where it does not tell, at
+// the next look that everyone gets.
+func TestOneFlowOfManyIsBroken(t *testing.T) {
+	for _, births := range []config.Births{config.BirthsAuto, config.BirthsOff} {
+		t.Run(births.String(), func(t *testing.T) {
+			w := newWorld(t)
+			c := base()
+			c.Watch.Births = births
+			g := startGuard(t, c, false)
+			busy, err := w.client.Client(w.ctx, lab.ClientConfig{Addr: w.redis.Addr(), Conns: 600, Interval: time.Second, ReportEvery: time.Second})
+			must(t, err)
+			must(t, busy.Ready(w.ctx))
+			g.ready(600)
+			_, err = w.DropFlow(busy.Local(300), w.redis.Addr())
+			must(t, err)
+			cut := time.Now()
+			e := w.failure(busy, cut) // it writes within a second, and is looked at within three
+			t.Logf("%s on connection %d after %v", e.Errno, e.Conn, e.Time().Sub(cut))
+			if e.Conn != 300 || e.Errno != "ECONNABORTED" || e.Time().Sub(cut) > 8*time.Second {
+				t.Errorf("got %+v after %v", e, e.Time().Sub(cut))
+			}
+			g.wait(time.Second, "the record of it", ofType(verdict.ConnectionReaped))
+			if r := g.reaped(); len(r) != 1 || r[0].Evidence.Rule != verdict.RuleFlow {
+				t.Errorf("reaped %+v, want the one", r)
+			}
+		})
+	}
+}
+
+// Health checks start a process that connects, asks and ends. Each would cost a
+// dump of every namespace that has opened something, were it taken for a connection
+// whose owner cannot be told.
+func TestShortLivedProcessesCostNoDumps(t *testing.T) {
+	w := newWorld(t)
+	g := startGuard(t, base(), false)
+	w.run(w.client, lab.Writer, w.redis.Addr(), 1)
+	g.ready(1)
+	before, births := g.Stats().Dumps, g.Stats().Births
+	const checks = 40
+	for range checks {
+		p, err := w.client.Start(w.ctx, exec.Command("redis-cli", "-h", w.redis.Addr().Addr().String(), "-p", fmt.Sprint(port), "PING"))
+		must(t, err)
+		must(t, p.Wait())
+	}
+	eventually(t, 5*time.Second, "births are heard", func() bool { return g.Stats().Births-births >= 2*checks })
+	if n := g.Stats().Dumps - before; n > checks/4 { // a process may live on past the look at its birth
+		t.Errorf("%d dumps for %d health checks", n, checks)
 	}
 }
 

@@ -30,9 +30,10 @@ const (
 	suspectTickEach = time.Millisecond
 	// everyone is within how long each connection is looked at, and
 	// everyoneHeard where the kernel tells of retransmissions, so that the look is
-	// left for what makes none: replies, keepalive, ends.
+	// left for what makes none: replies, keepalive, ends; and for what it does not
+	// tell, see tcpstate.Retransmits.
 	everyone      = time.Second
-	everyoneHeard = 5 * time.Second
+	everyoneHeard = 3 * time.Second
 	// perTick is how many connections are looked at at every tick in quiet
 	// times, all of them if there are no more. 500 looks are some 0.8 ms.
 	perTick = 500
@@ -682,10 +683,12 @@ func (w *watcher) takeSuspects(most int) {
 			continue
 		}
 		n := 0
-		for _, t := range sp.conns {
-			if t.conn.Remote == p.Endpoint && n < suspectsPerPath {
-				w.take(t)
-				n++
+		for _, silent := range []bool{true, false} { // those first that wait for something
+			for _, t := range sp.conns {
+				if n < suspectsPerPath && t.conn.Remote == p.Endpoint && silent == (t.conn.Info.Unacked > 0) {
+					w.take(t)
+					n++
+				}
 			}
 		}
 		if left -= n; left <= 0 {

@@ -156,7 +156,7 @@ type conn struct {
 	unanswered int              // transmissions
 	sent       [8]time.Duration // when the last of them were made, a ring; 0 is none
 	runs       int              // stretches of them between which a probe got through
-	aliveAfter time.Duration    // end of a probe that began after lastTx and was alive; 0 is none
+	aliveAfter time.Duration    // end of the first probe that began after lastTx and was alive; 0 is none
 	told       bool             // ConnectionStalled was reported
 
 	open     bool          // it was reported as stalled or half-dead, and not that this is over
@@ -447,6 +447,25 @@ func (c *Core) transmitted(k *conn, n int, lastTx time.Duration) {
 	k.note(n-1, k.lastTx) // at the earliest
 	k.lastTx = max(k.lastTx, lastTx)
 	k.note(1, k.lastTx)
+	if k.aliveAfter == 0 {
+		k.aliveAfter = c.firstAlive(k.path, max(k.lastTx, c.clearSince(k.path.space)))
+	}
+}
+
+// firstAlive is when the first probe ended that began at t or later and was alive,
+// and that says something about p; 0 is none. A transmission may be seen long after
+// it was made, and after such a probe.
+func (c *Core) firstAlive(p *path, t time.Duration) (first time.Duration) {
+	for i := range p.endpoint.probes {
+		pr := &p.endpoint.probes[i]
+		if pr.Outcome != Alive || pr.Started < t || pr.Path.NS != p.key.NS && (p.outcome == Dead || p.outcome == Refused) {
+			continue
+		}
+		if first == 0 || pr.Ended < first {
+			first = pr.Ended
+		}
+	}
+	return first
 }
 
 // note counts n transmissions made at t.

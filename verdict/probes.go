@@ -70,7 +70,9 @@ func (c *Core) takeProbe(pr *Probe) {
 				continue // from there it is known not to work
 			}
 			for _, k := range q.conns {
-				if k.waiting && pr.Started >= k.lastTx {
+				if k.waiting && k.aliveAfter == 0 && pr.Started >= k.lastTx {
+					// The first one: what is sent after it was sent after an
+					// answer, whenever we come to see it.
 					k.aliveAfter = pr.Ended
 				}
 			}
