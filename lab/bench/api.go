@@ -266,12 +266,15 @@ func (b *bench) publishing() error {
 		hub.Publish(e)
 		sum += threadCPU() - cpu - (cpu - clock)
 		took = append(took, time.Since(began))
-		if err := b.pass(time.Millisecond); err != nil {
-			return err
+		// A step of the watcher publishes what it has found in one go.
+		if i%10 == 9 {
+			if err := b.pass(10 * time.Millisecond); err != nil {
+				return err
+			}
 		}
 	}
 	mean := sum / time.Duration(len(took))
-	b.add(mean < 5*time.Microsecond, "Publishing an event, 1,000 subscribers of which half do not read", "under 5 us", "%v of CPU time on average (by the clock p50 %v, p99 %v)",
+	b.add(mean < 5*time.Microsecond, "Publishing an event, ten in a row and 1,000 a second, 1,000 subscribers of which half do not read", "under 5 us", "%v of CPU time on average (by the clock p50 %v, p99 %v)",
 		mean, quantile(took, 0.5), quantile(took, 0.99))
 	return nil
 }
