@@ -24,6 +24,7 @@ const keepEvents = 8192
 
 func newRunCommand() *cobra.Command {
 	var path string
+	var stateDir string
 	var dryRun bool
 	cmd := &cobra.Command{
 		Use:   "run",
@@ -41,15 +42,16 @@ SIGTERM and SIGINT end it.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
-			return run(ctx, cmd.ErrOrStderr(), path, dryRun)
+			return run(ctx, cmd.ErrOrStderr(), path, stateDir, dryRun)
 		},
 	}
 	cmd.Flags().StringVar(&path, "config", "", "config `file` (default "+config.DefaultPath+" if it exists)")
+	cmd.Flags().StringVar(&stateDir, "state-dir", supervisor.StateDir, "`directory` for what a restart should not lose")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "do everything but act, and say what would have been done")
 	return cmd
 }
 
-func run(ctx context.Context, stderr io.Writer, path string, dryRun bool) error {
+func run(ctx context.Context, stderr io.Writer, path, stateDir string, dryRun bool) error {
 	conf, from, err := loadConfig(path)
 	if err != nil {
 		return err
@@ -70,7 +72,7 @@ func run(ctx context.Context, stderr io.Writer, path string, dryRun bool) error 
 	log := newLogger(lines, conf.Log.Format, level)
 	hub := event.NewHub(keepEvents)
 	s, err := supervisor.New(supervisor.Options{
-		Config: conf, Log: log, Hub: hub, DryRun: dryRun, Alive: watchdog(),
+		Config: conf, Log: log, Hub: hub, DryRun: dryRun, StateDir: stateDir, Alive: watchdog(),
 	})
 	if err != nil {
 		return err

@@ -48,7 +48,7 @@ func (b *bench) start(config string, args ...string) (*guard, error) {
 	if err := os.WriteFile(file, []byte(config+"\n[log]\nformat = \"json\"\n[watch]\nmode = \"enforce\"\n"), 0o600); err != nil {
 		return nil, err
 	}
-	g := &guard{cmd: exec.Command(b.guard, append([]string{"run", "--config", file}, args...)...), dir: dir, events: map[string]int{}, ended: make(chan struct{})}
+	g := &guard{cmd: exec.Command(b.guard, append([]string{"run", "--config", file, "--state-dir", filepath.Join(dir, "state")}, args...)...), dir: dir, events: map[string]int{}, ended: make(chan struct{})}
 	pr, pw := io.Pipe()
 	g.cmd.Stderr = pw
 	up := make(chan struct{})

@@ -307,10 +307,12 @@ func startGuard(ctx context.Context, path string, out io.Writer) (*daemon, error
 		return nil, err
 	}
 	conf := filepath.Join(dir, "redisguard.toml")
-	if err := os.WriteFile(conf, []byte("[watch]\nmode = \"enforce\"\n[log]\nformat = \"json\"\n[exclude]\ncommands = [\"unguarded\"]\n"), 0o600); err != nil {
+	// Sockets and state of its own: the node may have a redisguard.
+	api := fmt.Sprintf("[api]\nsocket = %q\nadmin_socket = %q\n", filepath.Join(dir, "redisguard.sock"), filepath.Join(dir, "admin", "admin.sock"))
+	if err := os.WriteFile(conf, []byte(api+"[watch]\nmode = \"enforce\"\n[log]\nformat = \"json\"\n[exclude]\ncommands = [\"unguarded\"]\n"), 0o600); err != nil {
 		return nil, err
 	}
-	d := &daemon{cmd: exec.CommandContext(ctx, path, "run", "--config", conf), dir: dir}
+	d := &daemon{cmd: exec.CommandContext(ctx, path, "run", "--config", conf, "--state-dir", filepath.Join(dir, "state")), dir: dir}
 	d.cmd.Cancel = func() error { return d.cmd.Process.Signal(syscall.SIGTERM) }
 	d.cmd.WaitDelay = 3 * time.Second
 	pr, pw := io.Pipe()
