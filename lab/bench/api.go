@@ -256,6 +256,18 @@ func (b *bench) publishing() error {
 	// the clock is also up to whoever else wants a core.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	// A step of the watcher publishes what it has found in one go; alone, an event
+	// finds the caches cold.
+	for _, inRow := range []int{10, 1} {
+		if err := b.publishingInRow(hub, e, inRow); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// publishingInRow measures events that come so many at a time, 1,000 a second.
+func (b *bench) publishingInRow(hub *event.Hub, e event.Event, inRow int) error {
 	var took []time.Duration
 	var sum time.Duration
 	for i := range b.runs(5000) {
@@ -266,15 +278,14 @@ func (b *bench) publishing() error {
 		hub.Publish(e)
 		sum += threadCPU() - cpu - (cpu - clock)
 		took = append(took, time.Since(began))
-		// A step of the watcher publishes what it has found in one go.
-		if i%10 == 9 {
-			if err := b.pass(10 * time.Millisecond); err != nil {
+		if i%inRow == inRow-1 {
+			if err := b.pass(time.Duration(inRow) * time.Millisecond); err != nil {
 				return err
 			}
 		}
 	}
 	mean := sum / time.Duration(len(took))
-	b.add(mean < 5*time.Microsecond, "Publishing an event, ten in a row and 1,000 a second, 1,000 subscribers of which half do not read", "under 5 us", "%v of CPU time on average (by the clock p50 %v, p99 %v)",
+	b.add(mean < 5*time.Microsecond, fmt.Sprintf("publishing an event, %d at a time and 1,000 a second, 1,000 subscribers of which half do not read", inRow), "under 5 us", "%v of CPU time on average (by the clock p50 %v, p99 %v)",
 		mean, quantile(took, 0.5), quantile(took, 0.99))
 	return nil
 }
