@@ -102,6 +102,9 @@ func (s *Server) find(id string, n *view.Node, snap *event.Snapshot, all []*even
 			wc := wireConnection(n, c, found[key])
 			out.Connection = &wc
 			out.Summary = fmt.Sprintf("%s is %s", id, wc.Health)
+			if tune := n.Spaces[c.Space].Tune; tune != nil {
+				out.Kernel = tune.Meaning
+			}
 			st = &story{ns: key.NS, cookie: key.Cookie, path: verdict.PathKey{NS: key.NS, Endpoint: c.TCP.Remote}, endpoint: true, from: n.At, to: n.At}
 			if c.Owner != nil {
 				st.pid = c.Owner.Process.PID

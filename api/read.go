@@ -298,6 +298,9 @@ func (s *Server) namespaces(w http.ResponseWriter, r *request) {
 	for i := range n.Spaces {
 		sp := &n.Spaces[i]
 		list[i] = v1.Namespace{ID: nsID(sp.NS), Name: sp.Name, Host: sp.Host}
+		if see.inSpace(sp.NS) {
+			list[i].Tune = wireTune(sp.Tune)
+		}
 		at[sp.NS] = i
 	}
 	for i := range n.Connections {
@@ -326,7 +329,7 @@ func (s *Server) namespaces(w http.ResponseWriter, r *request) {
 		list[i].Pods = slices.Sorted(maps.Keys(pods[i]))
 	}
 	list = slices.DeleteFunc(list, func(e v1.Namespace) bool {
-		return e.Connections == 0 && e.Doubt == "" && !(see.all && e.Host)
+		return e.Connections == 0 && e.Doubt == "" && !(see.all && (e.Host || e.Tune != nil))
 	})
 	slices.SortFunc(list, func(a, b v1.Namespace) int {
 		if a.Host != b.Host {

@@ -77,7 +77,8 @@ func (s *sight) event(e *event.Event) bool {
 		return true
 	case event.ConfigChanged, event.ConfigRefused, verdict.GuardBreaker:
 		return false
-	case verdict.GuardDoubt, verdict.GuardDoubtOver, verdict.ClientNotBack:
+	case verdict.GuardDoubt, verdict.GuardDoubtOver, verdict.ClientNotBack,
+		event.NamespaceTuned, event.NamespaceRestored, event.NamespaceDrift, event.NamespaceDriftOver, event.TuneFailed, event.TuneResumed:
 		return s.inSpace(e.NS)
 	}
 	if e.Cookie != 0 {

@@ -105,7 +105,7 @@ func wireEvent(e *event.Event, epoch string, form event.Form) v1.Event {
 var severities = map[verdict.EventType]v1.Severity{
 	verdict.EndpointSuspect: v1.Info, verdict.EndpointDown: v1.Critical, verdict.ConnectionStalled: v1.Info, verdict.ConnectionJudged: v1.Warning,
 	event.ReapFailed: v1.Critical, verdict.ClientNotBack: v1.Warning, verdict.GuardDoubt: v1.Warning, verdict.GuardBreaker: v1.Critical,
-	event.ConfigRefused: v1.Warning,
+	event.ConfigRefused: v1.Warning, event.NamespaceDrift: v1.Info, event.TuneFailed: v1.Warning,
 }
 
 func wireFinding(f *event.Finding, form event.Form) v1.Finding {
@@ -115,6 +115,21 @@ func wireFinding(f *event.Finding, form event.Form) v1.Finding {
 		Open: f.Ended.IsZero(), Until: timeRef(f.Until), Ended: timeRef(f.Ended), EndedBy: f.EndedBy,
 		Endpoint: e.Endpoint, NamespaceID: e.NamespaceID, Namespace: e.Namespace, Connection: e.Connection, Evidence: e.Evidence,
 	}
+}
+
+// wireTune puts the TCP limits of a namespace on the wire, nil if nobody has looked.
+func wireTune(t *view.Tune) *v1.Tune {
+	if t == nil {
+		return nil
+	}
+	w := &v1.Tune{
+		State: v1.TuneState(t.State), Why: t.Why, Values: make([]v1.TuneValue, len(t.Values)), Meaning: t.Meaning,
+		BusyMs: t.Busy.Milliseconds(), IdleMs: t.Idle.Milliseconds(), ConnectMs: t.Connect.Milliseconds(),
+	}
+	for i, x := range t.Values {
+		w.Values[i] = v1.TuneValue{Key: x.Key, Unit: x.Unit, Value: x.Value, Owner: v1.TuneOwner(x.Owner), Want: x.Want, Original: x.Original}
+	}
+	return w
 }
 
 func wireProcess(uid uint32, o *proc.Owner) *v1.Process {

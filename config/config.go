@@ -134,6 +134,40 @@ const (
 
 func (r Reaction) String() string { return enumName(r, "ignore", "signal", "reap") }
 
+// Scope says which network namespaces are tuned.
+type Scope struct {
+	Of ScopeOf
+	// Globs of Kubernetes namespaces, pods and units, of ScopeGlobs.
+	Globs []string
+}
+
+// ScopeOf is a kind of scope. The zero value is the default.
+type ScopeOf int
+
+// The scopes.
+const (
+	ScopeRedis ScopeOf = iota // with a watched connection, now or within the last hour
+	ScopeHost                 // the host's alone
+	ScopeAll                  // all
+	ScopeGlobs                // of what the globs name
+)
+
+func (s ScopeOf) String() string { return enumName(s, "redis", "host", "all", "globs") }
+
+// Drift is what is done about a sysctl that somebody changes after us.
+type Drift int
+
+// The ways. The zero value is the default.
+const (
+	DriftReport Drift = iota // leave it, and tell
+	DriftRepair              // change it back
+)
+
+func (d Drift) String() string { return enumName(d, "report", "repair") }
+
+// Leave is the value of a sysctl that is not to be touched.
+const Leave = -1
+
 // Config is all of redisguard.toml. Field names are the keys of the file in
 // Go's spelling; what each means stands beside it there.
 type Config struct {
@@ -142,6 +176,7 @@ type Config struct {
 	Log     LogSection
 	Watch   WatchSection
 	Exclude ExcludeSection
+	Tune    TuneSection
 	Reap    ReapSection
 	Policy  PolicySection
 	Audit   AuditSection
@@ -176,6 +211,25 @@ type ExcludeSection struct {
 	Units      []string // systemd units
 	Users      []string // login names or decimal uids
 	Commands   []string // comm of the process
+}
+
+// TuneSection is [tune]. The sysctls have the kernel's names and units; Leave
+// leaves one alone.
+type TuneSection struct {
+	Mode               Mode
+	Scope              Scope
+	TCPRetries2        int
+	TCPKeepaliveTime   int // seconds
+	TCPKeepaliveIntvl  int // seconds
+	TCPKeepaliveProbes int
+	TCPSynRetries      int
+	TCPRtoMaxMs        int
+	TCPOrphanRetries   int
+	TCPFinTimeout      int // seconds
+	Drift              Drift
+	Override           bool // write over values that somebody has chosen
+	RedisServers       bool // also where Redis itself listens
+	RestoreOnStop      bool
 }
 
 // ReapSection is [reap].
@@ -249,6 +303,10 @@ func Default() Config {
 		},
 		Exclude: ExcludeSection{
 			Namespaces: []string{}, Pods: []string{}, Units: []string{}, Users: []string{}, Commands: []string{},
+		},
+		Tune: TuneSection{
+			Mode: Enforce, TCPRetries2: 5, TCPKeepaliveTime: 15, TCPKeepaliveIntvl: 5, TCPKeepaliveProbes: 3, TCPSynRetries: 3,
+			TCPRtoMaxMs: Leave, TCPOrphanRetries: Leave, TCPFinTimeout: Leave,
 		},
 		Reap: ReapSection{
 			Mode:       Enforce,
@@ -359,6 +417,22 @@ func (c *Config) keys() []key {
 		globsKey("exclude.units", &c.Exclude.Units),
 		globsKey("exclude.users", &c.Exclude.Users),
 		globsKey("exclude.commands", &c.Exclude.Commands),
+
+		enumKey("tune.mode", &c.Tune.Mode, modes...),
+		scopeKey("tune.scope", &c.Tune.Scope),
+		// The ranges are those of package sysctl, as a test has it.
+		orLeave(intKey("tune.tcp_retries2", &c.Tune.TCPRetries2, 1, 255), &c.Tune.TCPRetries2),
+		orLeave(intKey("tune.tcp_keepalive_time", &c.Tune.TCPKeepaliveTime, 1, 32767), &c.Tune.TCPKeepaliveTime),
+		orLeave(intKey("tune.tcp_keepalive_intvl", &c.Tune.TCPKeepaliveIntvl, 1, 32767), &c.Tune.TCPKeepaliveIntvl),
+		orLeave(intKey("tune.tcp_keepalive_probes", &c.Tune.TCPKeepaliveProbes, 1, 127), &c.Tune.TCPKeepaliveProbes),
+		orLeave(intKey("tune.tcp_syn_retries", &c.Tune.TCPSynRetries, 1, 127), &c.Tune.TCPSynRetries),
+		orLeave(intKey("tune.tcp_rto_max_ms", &c.Tune.TCPRtoMaxMs, 1000, 120_000), &c.Tune.TCPRtoMaxMs),
+		orLeave(intKey("tune.tcp_orphan_retries", &c.Tune.TCPOrphanRetries, 0, 255), &c.Tune.TCPOrphanRetries),
+		orLeave(intKey("tune.tcp_fin_timeout", &c.Tune.TCPFinTimeout, 1, 32767), &c.Tune.TCPFinTimeout),
+		enumKey("tune.drift", &c.Tune.Drift, DriftReport, DriftRepair),
+		boolKey("tune.override", &c.Tune.Override),
+		boolKey("tune.redis_servers", &c.Tune.RedisServers),
+		boolKey("tune.restore_on_stop", &c.Tune.RestoreOnStop),
 
 		enumKey("reap.mode", &c.Reap.Mode, modes...),
 		orZero(durationKey("reap.down_after", &c.Reap.DownAfter, 200*time.Millisecond, 10*time.Minute), &c.Reap.DownAfter),

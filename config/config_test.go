@@ -38,7 +38,8 @@ func snake(s string) string {
 	var b strings.Builder
 	for i, r := range s {
 		if upper := r >= 'A' && r <= 'Z'; upper {
-			if i > 0 && s[i-1] >= 'a' {
+			// A word begins after a small letter, and before one: TCPRetries2.
+			if i > 0 && (s[i-1] >= 'a' || i+1 < len(s) && s[i+1] >= 'a') {
 				b.WriteByte('_')
 			}
 			r += 'a' - 'A'
@@ -164,6 +165,21 @@ dump_cpu = 0.5
 discovery = "200ms"
 tick = "50ms"
 births = "off"
+[tune]
+mode = "observe"
+scope = ["shop", "cart-*"]
+tcp_retries2 = 6
+tcp_keepalive_time = 20
+tcp_keepalive_intvl = ""
+tcp_keepalive_probes = 4
+tcp_syn_retries = 2
+tcp_rto_max_ms = 5000
+tcp_orphan_retries = 0
+tcp_fin_timeout = 30
+drift = "repair"
+override = true
+redis_servers = true
+restore_on_stop = true
 [reap]
 mode = "off"
 down_after = "1.5s"
@@ -207,6 +223,11 @@ listen = "[::1]:9420"
 			Discovery: 200 * time.Millisecond, Tick: 50 * time.Millisecond, Births: BirthsOff},
 		Exclude: ExcludeSection{Namespaces: []string{"kube-*"}, Pods: []string{"a", "b-?"},
 			Units: []string{"x@*.service"}, Users: []string{"0"}, Commands: []string{"[a-z]*"}},
+		Tune: TuneSection{
+			Mode: Observe, Scope: Scope{Of: ScopeGlobs, Globs: []string{"shop", "cart-*"}}, TCPRetries2: 6, TCPKeepaliveTime: 20, TCPKeepaliveIntvl: Leave,
+			TCPKeepaliveProbes: 4, TCPSynRetries: 2, TCPRtoMaxMs: 5000, TCPOrphanRetries: 0, TCPFinTimeout: 30, Drift: DriftRepair, Override: true,
+			RedisServers: true, RestoreOnStop: true,
+		},
 		Reap:   ReapSection{Mode: Off, DownAfter: 1500 * time.Millisecond, Rate: 100, Burst: 1, MaxShare: 1, MinSilence: time.Second},
 		Policy: PolicySection{OnDown: ReactIgnore, OnUnresponsive: ReactReap},
 		Audit:  AuditSection{File: "/var/log/a", MaxSize: 1 << 20},
@@ -238,7 +259,7 @@ func TestParseErrors(t *testing.T) {
 		"like nothing":      {"[log]\nsquirrel_count = 1", `f:2: log.squirrel_count: unknown key; allowed: in [log] level, format`},
 		"odd characters":    {"\"a\\nb\\u001b\" = 1", `f:1: "a\nb\x1b": unknown key`},
 
-		"table to come": {"[tune]\nmode = 'off'", `f:1: [tune]: this version of redisguard does not know it yet, so it would have no effect; allowed: take it out`},
+		"table to come": {"[arm]\nmode = 'off'", `f:1: [arm]: this version of redisguard does not know it yet, so it would have no effect; allowed: take it out`},
 		// The library keeps the position of the last of several.
 		"target to come":       {"mode = 'off'\n\n[[target]]\nname = 'a'\n[[target]]\nname = 'b'", `f:5: [target]: this version of redisguard does not know it yet, so it would have no effect; allowed: take it out`},
 		"dotted table to come": {"\ndetour.mode = 'off'", `f:2: [detour]: this version of redisguard does not know it yet, so it would have no effect; allowed: take it out`},
@@ -276,6 +297,10 @@ func TestParseErrors(t *testing.T) {
 		"share above 1":                 {"[reap]\nmax_share = 1.01", `f:2: reap.max_share: 1.01 is out of range; allowed: a number above 0, at most 1`},
 		"whole out of range":            {"[probe]\nmark = 0x100000000", `f:2: probe.mark: 4294967296 is out of range; allowed: a whole number from 0 to 4294967295`},
 		"whole below range":             {"[reap]\nburst = -9223372036854775808", `f:2: reap.burst: -9223372036854775808 is out of range; allowed: a whole number from 1 to 1000000`},
+		"no such scope":                 {"[tune]\nscope = 'pods'", `f:2: tune.scope: "pods" is none of its values; allowed: "redis", "host", "all", or a list of patterns such as "batch-*" (path.Match syntax: * ? [a-z] \x)`},
+		"empty scope":                   {"[tune]\nscope = []", `f:2: tune.scope: names nothing; allowed: "redis", "host", "all", or a list of patterns such as "batch-*" (path.Match syntax: * ? [a-z] \x)`},
+		"sysctl out of range":           {"[tune]\ntcp_syn_retries = 0", `f:2: tune.tcp_syn_retries: 0 is out of range; allowed: "", or a whole number from 1 to 127`},
+		"sysctl left alone by number":   {"[tune]\ntcp_fin_timeout = -1", `f:2: tune.tcp_fin_timeout: -1 is out of range; allowed: "", or a whole number from 1 to 32767`},
 		"bad pattern":                   {"[exclude]\npods = ['ok', 'a[']", `f:2: exclude.pods: "a[" is no valid pattern; allowed: a list of patterns such as "batch-*" (path.Match syntax: * ? [a-z] \x)`},
 		"empty pattern":                 {"[exclude]\npods = ['']", `f:2: exclude.pods: "" matches nothing; allowed: a list of patterns such as "batch-*" (path.Match syntax: * ? [a-z] \x)`},
 		"relative path":                 {"[audit]\nfile = 'audit.log'", `f:2: audit.file: "audit.log" is no clean absolute path; allowed: an absolute path, or "" for none`},

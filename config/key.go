@@ -184,6 +184,74 @@ func orZero(k key, field *time.Duration) key {
 	return k
 }
 
+// orLeave lets a number also be "", which leaves a sysctl as it is.
+func orLeave(k key, field *int) key {
+	decode, check, show := k.decode, k.check, k.show
+	k.allowed = `"", or ` + k.allowed
+	k.decode = func(v any) string {
+		if v == "" {
+			*field = Leave
+			return ""
+		}
+		return decode(v)
+	}
+	k.check = func() string {
+		if *field == Leave {
+			return ""
+		}
+		return check()
+	}
+	k.show = func() string {
+		if *field == Leave {
+			return `""`
+		}
+		return show()
+	}
+	return k
+}
+
+// scopeKey is a word, or a list of globs.
+func scopeKey(name string, field *Scope) key {
+	words := []ScopeOf{ScopeRedis, ScopeHost, ScopeAll}
+	globs := globsKey(name, &field.Globs)
+	return key{
+		name:    name,
+		allowed: `"redis", "host", "all", or ` + globs.allowed,
+		field:   field,
+		decode: func(v any) string {
+			s, ok := v.(string)
+			if !ok {
+				field.Of = ScopeGlobs
+				return globs.decode(v)
+			}
+			for _, w := range words {
+				if w.String() == s {
+					*field = Scope{Of: w}
+					return ""
+				}
+			}
+			return clip(s) + " is none of its values"
+		},
+		check: func() string {
+			switch {
+			case field.Of == ScopeGlobs && len(field.Globs) == 0:
+				return "names nothing"
+			case field.Of == ScopeGlobs:
+				return globs.check()
+			case !slices.Contains(words, field.Of) || len(field.Globs) > 0:
+				return field.Of.String() + " is none of its values"
+			}
+			return ""
+		},
+		show: func() string {
+			if field.Of == ScopeGlobs {
+				return globs.show()
+			}
+			return field.Of.String()
+		},
+	}
+}
+
 func portsKey(name string, field *[]uint16) key {
 	return key{
 		name:    name,

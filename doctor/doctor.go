@@ -91,6 +91,7 @@ func checks() []check {
 		{"cgroups", checkCgroups},
 		{"tcp-retries2", checkRetries2},
 		{"tcp-keepalive", checkKeepalive},
+		{"tune", checkTune},
 		{"mptcp", checkMPTCP},
 		{"config", checkConfig},
 	}

@@ -83,8 +83,8 @@ func TestChecksOnFixtures(t *testing.T) {
 		{"cgroup hybrid", checkCgroups, files{"sys/fs/cgroup/memory/tasks": "", "sys/fs/cgroup/unified/cgroup.procs": ""}, OK, "hybrid", ""},
 		{"no cgroup", checkCgroups, nil, Warn, "no cgroups", "mount"},
 
-		{"retries2 as it comes", checkRetries2, files{ipv4 + "tcp_retries2": "15\n"}, OK, "about 15 min", ""},
-		{"retries2 tuned", checkRetries2, files{ipv4 + "tcp_retries2": "5\n"}, OK, "about 12.6 s", ""},
+		{"retries2 as it comes", checkRetries2, files{ipv4 + "tcp_retries2": "15\n"}, OK, "about 16 min", ""},
+		{"retries2 tuned", checkRetries2, files{ipv4 + "tcp_retries2": "5\n"}, OK, "about 13.4 s", ""},
 		{"retries2 broken", checkRetries2, files{ipv4 + "tcp_retries2": "many\n"}, CouldNotTell, "tcp_retries2", ""},
 		{"keepalive", checkKeepalive, files{ipv4 + "tcp_keepalive_time": "7200", ipv4 + "tcp_keepalive_intvl": "75", ipv4 + "tcp_keepalive_probes": "9"},
 			OK, "after 2 h 11 min", ""},

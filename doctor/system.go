@@ -13,6 +13,8 @@ import (
 
 	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/netns"
+	"github.com/redisguard/redisguard/supervisor"
+	"github.com/redisguard/redisguard/sysctl"
 	"github.com/redisguard/redisguard/tcpstate"
 )
 
@@ -175,21 +177,9 @@ func checkRetries2(ctx context.Context, n *node) Finding {
 	if err != nil {
 		return cannotTell(err)
 	}
+	m := sysctl.Mean(sysctl.Values{sysctl.Retries2: v[0]}, 0)
 	return Finding{Status: OK, Evidence: fmt.Sprintf("net.ipv4.tcp_retries2 is %d: left to the kernel, a client that writes to a lost host gets its error after about %s (each pod has its own value, 15 unless set)",
-		v[0], inWords(giveUpAfter(v[0])))}
-}
-
-// giveUpAfter is the time that the kernel retransmits, on a path whose timeout
-// is the least one, as within a data centre: TCP_RTO_MIN doubled until
-// TCP_RTO_MAX (tcp_model_timeout in net/ipv4/tcp_timer.c).
-func giveUpAfter(retries int) time.Duration {
-	const least, most = 200 * time.Millisecond, 120 * time.Second
-	total, rto := time.Duration(0), least
-	for range min(max(retries, 0), 255) + 1 {
-		total += rto
-		rto = min(2*rto, most)
-	}
-	return total
+		v[0], sysctl.Words(m.Busy))}
 }
 
 func checkKeepalive(ctx context.Context, n *node) Finding {
@@ -197,20 +187,46 @@ func checkKeepalive(ctx context.Context, n *node) Finding {
 	if err != nil {
 		return cannotTell(err)
 	}
-	after := time.Duration(v[0]+v[1]*v[2]) * time.Second
+	m := sysctl.Mean(sysctl.Values{sysctl.KeepaliveTime: v[0], sysctl.KeepaliveIntvl: v[1], sysctl.KeepaliveProbes: v[2]}, 0)
 	return Finding{Status: OK, Evidence: fmt.Sprintf("net.ipv4.tcp_keepalive_time, _intvl, _probes are %d, %d, %d: an idle client notices a lost host after %s, and only if it turned keepalive on itself",
-		v[0], v[1], v[2], inWords(after))}
+		v[0], v[1], v[2], sysctl.Words(m.Idle))}
 }
 
-// inWords writes a duration for people, not exactly.
-func inWords(d time.Duration) string {
-	switch {
-	case d < 2*time.Minute:
-		return fmt.Sprintf("%.3g s", d.Seconds())
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%.0f min", d.Minutes())
+// checkTune tells whether sysctls can be set, and what the host's mean.
+func checkTune(ctx context.Context, n *node) Finding {
+	ns, guessed, err := n.hostNamespace(ctx)
+	if err != nil {
+		return cannotTell(err)
 	}
-	return fmt.Sprintf("%d h %d min", int(d.Hours()), int(d.Minutes())%60)
+	var values sysctl.Values
+	var writable error
+	look := func() (err error) {
+		writable = sysctl.FS{}.Writable()
+		values, err = sysctl.FS{}.Read()
+		return err
+	}
+	if guessed == nil {
+		err = netns.Do(ns, look)
+	} else {
+		err = look() // it is our own, where we need not go
+	}
+	if err != nil {
+		return cannotTell(err)
+	}
+	f := Finding{Status: OK, Evidence: "the host's limits: " + sysctl.Mean(values, 0).String()}
+	store := supervisor.TuneStore(n.path(supervisor.StateDir))
+	state, err := store.Load()
+	switch {
+	case errors.Is(err, sysctl.ErrRefused):
+		return Finding{Status: Fail, Evidence: oneLine(err), Remedy: "look at the file: it has the original sysctls of tuned namespaces; then move it away"}
+	case err == nil && len(state.Records) > 0:
+		f.Evidence += fmt.Sprintf("; %d namespaces are tuned, redisguard restore takes that back", len(state.Records))
+	}
+	if writable != nil {
+		f.Status, f.Evidence = Warn, f.Evidence+"; "+oneLine(writable)
+		f.Remedy = "give redisguard CAP_NET_ADMIN and a /proc/sys that is not read-only; in a container mount the host's /proc/sys/net at /host/proc/sys/net"
+	}
+	return f
 }
 
 // checkMPTCP looks for clients that cannot be helped: ending a subflow is no

@@ -50,11 +50,19 @@ const (
 	ModeChanged   verdict.EventType = "mode.changed"
 	ConfigChanged verdict.EventType = "config.changed"
 	ConfigRefused verdict.EventType = "config.refused"
+
+	NamespaceTuned     verdict.EventType = "namespace.tuned"
+	NamespaceRestored  verdict.EventType = "namespace.restored"   // it has its original values again
+	NamespaceDrift     verdict.EventType = "namespace.drift"      // somebody has changed values after us
+	NamespaceDriftOver verdict.EventType = "namespace.drift_over" // they are ours again, or it is gone
+	TuneFailed         verdict.EventType = "tune.failed"
+	TuneResumed        verdict.EventType = "tune.resumed" // what has failed works, or it is gone
 )
 
 // Types are all types of events.
 func Types() []verdict.EventType {
-	return append(verdict.EventTypes(), ModeChanged, ConfigChanged, ConfigRefused)
+	return append(verdict.EventTypes(), ModeChanged, ConfigChanged, ConfigRefused,
+		NamespaceTuned, NamespaceRestored, NamespaceDrift, NamespaceDriftOver, TuneFailed, TuneResumed)
 }
 
 // Connection names a connection and whose it is.

@@ -253,6 +253,9 @@ func TestFindings(t *testing.T) {
 		{"breaker over", []Event{{Type: "guard.breaker"}}, breakerFor, ""},
 		{"refused", []Event{{Type: ConfigRefused}, mode("off")}, time.Hour, "config.refused"},
 		{"refused, changed", []Event{{Type: ConfigRefused}, {Type: ConfigChanged}}, 0, ""},
+		{"drift", []Event{{Type: NamespaceDrift, NS: 7}, {Type: NamespaceDrift, NS: 7}}, time.Hour, "namespace.drift"},
+		{"drift over", []Event{{Type: NamespaceDrift, NS: 7}, {Type: TuneFailed, NS: 7}, {Type: NamespaceDriftOver, NS: 7}}, 0, "tune.failed"},
+		{"tuning works again", []Event{{Type: TuneFailed, NS: 7}, {Type: TuneFailed, NS: 7}, {Type: TuneResumed, NS: 7}}, 0, ""},
 		{"off", []Event{path("endpoint.down"), conn("connection.judged", ""), path("guard.doubt"), mode("off")}, 0, ""},
 		{"observe", []Event{path("endpoint.down"), mode("observe")}, 0, "endpoint.down"},
 	} {

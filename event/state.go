@@ -38,6 +38,7 @@ func Codes() []verdict.EventType {
 	return []verdict.EventType{
 		verdict.EndpointSuspect, verdict.EndpointDown, verdict.ConnectionStalled, verdict.ConnectionJudged, ReapFailed,
 		verdict.ClientNotBack, verdict.GuardDoubt, verdict.GuardBreaker, ConfigRefused,
+		NamespaceDrift, TuneFailed,
 	}
 }
 
@@ -84,6 +85,8 @@ const (
 	ofBreaker
 	ofConfig
 	ofClient
+	ofDrift
+	ofTune
 )
 
 func newState() State { return State{at: map[subject]int{}} }
@@ -135,6 +138,15 @@ func (s *State) Apply(r *Record) {
 		s.start(subject{kind: ofConfig}, e, time.Time{})
 	case ConfigChanged:
 		s.end(subject{kind: ofConfig}, e, "a good config is in force")
+	case NamespaceDrift:
+		s.start(subject{kind: ofDrift, ns: e.NS}, e, time.Time{})
+	case NamespaceDriftOver:
+		s.end(subject{kind: ofDrift, ns: e.NS}, e, e.Text)
+	case TuneFailed:
+		s.end(subject{kind: ofTune, ns: e.NS}, e, "something else has failed")
+		s.start(subject{kind: ofTune, ns: e.NS}, e, time.Time{})
+	case TuneResumed:
+		s.end(subject{kind: ofTune, ns: e.NS}, e, e.Text)
 	case ModeChanged:
 		s.mode = e.Mode
 		if e.Mode != nil && e.Mode.Effective == "off" {
@@ -218,6 +230,10 @@ func subjectOf(f *Finding) subject {
 		return subject{kind: ofConfig}
 	case verdict.ClientNotBack:
 		return subject{kind: ofClient, number: e.Seq}
+	case NamespaceDrift:
+		return subject{kind: ofDrift, ns: e.NS}
+	case TuneFailed:
+		return subject{kind: ofTune, ns: e.NS}
 	default:
 		return subject{kind: ofConnection, ns: e.NS, number: e.Cookie}
 	}

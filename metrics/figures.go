@@ -171,6 +171,17 @@ func all() []figure {
 		},
 		number(gauge, "redisguard_namespaces", "Network namespaces of this node.", func(r *reading) int64 { return r.Namespaces }),
 		{
+			name: "redisguard_tune_namespaces", labels: []string{"state"}, kind: gauge,
+			help: "Network namespaces by how it stands with their TCP limits, those that concern nobody left out.",
+			count: func(r *reading, say func(float64, ...string)) {
+				for st, n := range r.Tuning {
+					say(float64(n), string(st))
+				}
+			},
+		},
+		perKey("redisguard_tunes_total", "Network namespaces that were tuned, restored, found changed by somebody else, or could not be tuned.", "outcome",
+			func(r *reading) map[supervisor.TuneOutcome]int64 { return r.Tunes }, func(o supervisor.TuneOutcome) string { return string(o) }),
+		{
 			name: "redisguard_discovery_age_seconds", kind: gauge,
 			help:  "Age of the oldest view of a network namespace that is known to have something new: how late discovery is.",
 			count: func(r *reading, say func(float64, ...string)) { say(r.Discovery.Seconds()) },

@@ -3,7 +3,6 @@ package supervisor
 import (
 	"context"
 	"errors"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -101,10 +100,7 @@ func (s *Supervisor) discover(ctx context.Context) error {
 	defer thread.Close()
 	d := &discovery{
 		s: s, thread: thread, spaces: map[netns.ID]*viewed{}, budget: budgetBurst, budgetAt: monotonic(),
-		finder: netns.Finder{MountDirs: s.opt.MountDirs, Walk: s.opt.Proc.WalkNetNS},
-	}
-	if s.opt.Proc.Proc != "" {
-		d.finder.HostPath = filepath.Join(s.opt.Proc.Proc, "1/ns/net")
+		finder: s.finder(),
 	}
 	defer d.births.close()
 	var nextSpaces, nextLook, nextSwitch time.Duration

@@ -8,6 +8,7 @@ import (
 
 	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/verdict"
+	"github.com/redisguard/redisguard/view"
 )
 
 // Component is a part of the daemon that shows signs of life.
@@ -18,11 +19,29 @@ const (
 	Watcher    Component = "watcher"
 	Discoverer Component = "discoverer"
 	Attributor Component = "attributor"
+	Tuner      Component = "tuner"
 	AuditFile  Component = "audit"
 )
 
 // Components are all of them.
-func Components() []Component { return []Component{Watcher, Discoverer, Attributor, AuditFile} }
+func Components() []Component { return []Component{Watcher, Discoverer, Attributor, Tuner, AuditFile} }
+
+// TuneOutcome is what became of tuning a namespace.
+type TuneOutcome string
+
+// The outcomes.
+const (
+	TuneDone     TuneOutcome = "tuned"
+	TuneObserved TuneOutcome = "dry_run"
+	TuneRestored TuneOutcome = "restored"
+	TuneDrifted  TuneOutcome = "drifted" // somebody's change after ours was seen
+	TuneFailed   TuneOutcome = "failed"
+)
+
+// TuneOutcomes are all of them.
+func TuneOutcomes() []TuneOutcome {
+	return []TuneOutcome{TuneDone, TuneObserved, TuneRestored, TuneDrifted, TuneFailed}
+}
 
 // ReapKind is a rule with what became of a reap by it.
 type ReapKind struct {
@@ -39,6 +58,9 @@ type Figures struct {
 	// reaped, for want of a permit or by policy.
 	Withheld map[verdict.Rule]int64
 	Probes   map[verdict.Outcome]int64
+	// Tunes counts what was done to namespaces, Tuning how many stand how now.
+	Tunes  map[TuneOutcome]int64
+	Tuning map[view.TuneState]int64
 	// Detection is how long the silence of a connection had lasted when it was
 	// judged half-dead; Wait how long it then waited for its reap; Recovery how
 	// long after the first reap its client was back.
@@ -109,6 +131,7 @@ func newFigures() *figures { return &figures{f: NoFigures()} }
 func NoFigures() Figures {
 	f := Figures{
 		Reaps: map[ReapKind]int64{}, Withheld: map[verdict.Rule]int64{}, Probes: map[verdict.Outcome]int64{},
+		Tunes: map[TuneOutcome]int64{}, Tuning: map[view.TuneState]int64{},
 		Detection: map[verdict.Rule]Distribution{}, Succeeded: map[Component]time.Time{},
 		Wait: distribution(waitLimits...), Recovery: distribution(recoveryLimits...), Lateness: distribution(latenessLimits...),
 	}
@@ -124,6 +147,12 @@ func NoFigures() Figures {
 	for _, o := range []verdict.Outcome{verdict.Alive, verdict.Dead, verdict.Refused, verdict.Unresponsive, verdict.CouldNotTell} {
 		f.Probes[o] = 0
 	}
+	for _, o := range TuneOutcomes() {
+		f.Tunes[o] = 0
+	}
+	for _, st := range view.TuneStates() {
+		f.Tuning[st] = 0
+	}
 	for _, c := range Components() {
 		f.Succeeded[c] = time.Time{}
 	}
@@ -136,6 +165,7 @@ func (s *Supervisor) Figures() Figures {
 	defer s.figures.mu.Unlock()
 	f := s.figures.f
 	f.Reaps, f.Withheld, f.Probes = maps.Clone(f.Reaps), maps.Clone(f.Withheld), maps.Clone(f.Probes)
+	f.Tunes, f.Tuning = maps.Clone(f.Tunes), maps.Clone(f.Tuning)
 	f.Succeeded, f.Detection = maps.Clone(f.Succeeded), maps.Clone(f.Detection)
 	for r, d := range f.Detection {
 		d.Buckets = slices.Clone(d.Buckets)
@@ -188,6 +218,21 @@ func (g *figures) published(e *event.Event) {
 			g.f.Withheld[e.Evidence.Rule]++
 			g.detected(e.Evidence.Rule, e.Evidence.Silence)
 		}
+	}
+}
+
+func (g *figures) tuned(o TuneOutcome) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.f.Tunes[o]++
+}
+
+// tuning notes how many namespaces stand how.
+func (g *figures) tuning(n map[view.TuneState]int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, st := range view.TuneStates() {
+		g.f.Tuning[st] = n[st]
 	}
 }
 

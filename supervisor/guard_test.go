@@ -41,19 +41,31 @@ func base() config.Config {
 	c.Watch.Ports = []uint16{port}
 	c.Watch.Mode = config.Enforce
 	c.Profile = config.Fast
+	// What the kernel does by itself is not what these tests are about.
+	c.Tune.Mode = config.Off
 	return c
 }
 
 // startGuard runs a supervisor until the test ends.
 func startGuard(t *testing.T, c config.Config, dryRun bool) *guard {
 	t.Helper()
+	return start(t, supervisor.Options{Config: c, DryRun: dryRun, StateDir: t.TempDir()})
+}
+
+// startGuardIn runs one with a state directory and a place of the sysctls.
+func startGuardIn(t *testing.T, c config.Config, state, sysctls string) *guard {
+	t.Helper()
+	return start(t, supervisor.Options{Config: c, StateDir: state, Sysctls: sysctls})
+}
+
+// start fills in what is left open.
+func start(t *testing.T, opt supervisor.Options) *guard {
+	t.Helper()
 	hub := event.NewHub(100_000)
 	sub := hub.Subscribe()
 	g := &guard{t: t, disable: filepath.Join(t.TempDir(), "disable"), log: keepLog(t), news: make(chan struct{})}
-	s, err := supervisor.New(supervisor.Options{
-		Config: c, Log: slog.New(slog.NewTextHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Hub: hub, DryRun: dryRun, DisablePath: g.disable, StateDir: t.TempDir(),
-	})
+	opt.Log, opt.Hub, opt.DisablePath = slog.New(slog.NewTextHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug})), hub, g.disable
+	s, err := supervisor.New(opt)
 	if err != nil {
 		t.Fatal(err)
 	}

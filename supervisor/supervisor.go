@@ -11,6 +11,8 @@
 //     and watching must not wait for it.
 //   - the attributor finds out whose a connection is, and so what may be done
 //     about it. Until it has, the connection is only observed.
+//   - the tuner keeps the TCP limits of the namespaces in which the watcher has
+//     connections.
 //   - errands, bounded in number: a probe, a look at the next hop or at other
 //     connections; and the writer of the audit file.
 //
@@ -57,6 +59,8 @@ type Options struct {
 	// MountDirs replaces the directories with mounted namespaces, see
 	// netns.Finder.
 	MountDirs []string
+	// Sysctls replaces the directory of net.*, see sysctl.FS.
+	Sysctls string
 	// Proc is where process information is read.
 	Proc proc.FS
 	// Alive is called about every second while the watcher makes its rounds: the
@@ -83,6 +87,10 @@ type Supervisor struct {
 	hot      chan netns.ID   // watcher to discoverer: look here soon
 	refresh  chan struct{}   // watcher to discoverer: a way in is broken; room for one
 	restart  chan struct{}   // watcher to discoverer: forget what was seen; room for one
+
+	tenants    chan []tenants // watcher to tuner; room for one
+	tuning     atomic.Pointer[map[netns.ID]*view.Tune]
+	cannotTune atomic.Bool // for want of a right
 
 	asks     chan func(*watcher) error // others to watcher: to be done on its goroutine
 	view     atomic.Pointer[view.Node] // the last one made
@@ -151,6 +159,7 @@ func New(opt Options) (*Supervisor, error) {
 		hot:      make(chan netns.ID, 256),
 		refresh:  make(chan struct{}, 1),
 		restart:  make(chan struct{}, 1),
+		tenants:  make(chan []tenants, 1),
 		asks:     make(chan func(*watcher) error),
 		viewing:  make(chan struct{}, 1),
 		figures:  newFigures(),
@@ -212,7 +221,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	for _, loop := range []func(context.Context) error{s.watch, s.discover, s.attribute} {
+	for _, loop := range []func(context.Context) error{s.watch, s.discover, s.attribute, s.tune} {
 		wg.Go(func() {
 			// A loop that fails takes the daemon with it: half a guard would
 			// look like a whole one. The service manager starts it anew.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/redisguard/redisguard/netns"
 	"github.com/redisguard/redisguard/proc"
 	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/verdict"
@@ -63,6 +64,10 @@ func (s *Supervisor) View(ctx context.Context) (*view.Node, error) {
 // view copies the tables. It takes some 0.1 us a connection.
 func (w *watcher) view() *view.Node {
 	now, clock := monotonic(), time.Now()
+	var tunes map[netns.ID]*view.Tune
+	if m := w.s.tuning.Load(); m != nil {
+		tunes = *m
+	}
 	n := &view.Node{
 		At: clock, Off: w.off,
 		Spaces: make([]view.Space, 0, len(w.spaces)), Connections: make([]view.Connection, 0, len(w.conns)),
@@ -71,6 +76,7 @@ func (w *watcher) view() *view.Node {
 		at := len(n.Spaces)
 		n.Spaces = append(n.Spaces, view.Space{
 			NS: sp.key, Name: sp.ns.String(), Host: sp.key == w.hostNS, Key: proc.NSKey{Dev: sp.ns.ID.Dev, Ino: sp.ns.ID.Inode},
+			Tune: tunes[sp.ns.ID],
 		})
 		for _, t := range sp.conns {
 			why := t.why

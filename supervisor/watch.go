@@ -113,6 +113,7 @@ type watcher struct {
 	told     event.Mode  // as published last
 	askedBy  *event.Peer // who asks for what is being done; nil is nobody
 	asked    allowance
+	news     news                         // for the tuner
 	left     map[verdict.ConnKey]*tracked // gone since the last step, which may speak of them
 
 	// Kept for their memory.
@@ -211,6 +212,7 @@ func (w *watcher) loop(ctx context.Context) error {
 			nextTick = 0
 			continue
 		}
+		w.tellTuner(now)
 		tick := c.Watch.Tick
 		if n := len(w.suspects); n > 0 {
 			tick = min(tick, suspectTick+time.Duration(n)*suspectTickEach)
@@ -323,6 +325,7 @@ func (w *watcher) reconfigure() {
 	c := w.s.config()
 	w.set = settings(c, w.hostNS)
 	w.core.Configure(w.set)
+	w.news.soon = true
 	for _, t := range w.conns {
 		if !slices.Contains(c.Watch.Ports, t.conn.Remote.Port()) || !wanted(c, &t.conn) {
 			w.forget(t)
@@ -345,6 +348,7 @@ func (w *watcher) switchOff(off bool) {
 	w.in.Reset()
 	w.suspects, w.wake, w.reps = nil, 0, nil
 	w.s.stats.tracked.Store(0)
+	w.news = news{}
 	text := "redisguard is on"
 	if off {
 		text = "redisguard is off: nothing is watched and nothing touched"
@@ -368,6 +372,7 @@ func (w *watcher) takeSpaces(list spaceList) {
 		seen[ns.ID] = true
 		sp := w.spaces[ns.ID]
 		if sp == nil {
+			w.news.soon = true
 			sp = &space{key: nsKey(ns.ID), conns: map[uint64]*tracked{}, looked: monotonic() - rand.N(everyone)}
 			w.spaces[ns.ID] = sp
 			w.byKey[sp.key] = sp
@@ -514,6 +519,7 @@ func (w *watcher) takeAnswers(answers []answer) {
 	for i := range answers {
 		if t := w.conns[answers[i].key]; t != nil {
 			t.own = answers[i].own
+			w.news.soon = true
 			w.tell(t)
 		}
 	}

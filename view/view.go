@@ -35,6 +35,56 @@ type Space struct {
 	Host bool
 	// Key is what /proc/<pid>/ns/net leads to.
 	Key proc.NSKey
+	// Tune is what its TCP limits are, nil where nobody has looked.
+	Tune *Tune
+}
+
+// TuneState is how it stands with the tuning of a namespace.
+type TuneState string
+
+// The states.
+const (
+	TuneTuned   TuneState = "tuned"   // it has our values
+	TuneLeft    TuneState = "left"    // its values are as wanted, or somebody's own: nothing was written
+	TunePlanned TuneState = "planned" // it would be written, but for the mode
+	TuneDrifted TuneState = "drifted" // somebody has changed values after us
+	TuneExempt  TuneState = "exempt"  // it is not to be tuned; Why says why
+	TuneFailed  TuneState = "failed"
+)
+
+// TuneStates are all of them.
+func TuneStates() []TuneState {
+	return []TuneState{TuneTuned, TuneLeft, TunePlanned, TuneDrifted, TuneExempt, TuneFailed}
+}
+
+// TuneOwner is whose a value is.
+type TuneOwner string
+
+// The owners.
+const (
+	TuneKernel  TuneOwner = "kernel"     // the kernel's default
+	TuneOurs    TuneOwner = "redisguard" // written by us
+	TuneForeign TuneOwner = "foreign"    // somebody has chosen it
+	TuneDrift   TuneOwner = "drifted"    // somebody has changed it after us
+)
+
+// Tune is what the TCP limits of a namespace are and mean. Nobody changes it.
+type Tune struct {
+	State  TuneState
+	Why    string
+	Values []TuneValue
+	// Busy, Idle and Connect are after how long the kernel lets a connection
+	// fail, and Meaning says it in a sentence; see sysctl.Meaning.
+	Busy, Idle, Connect time.Duration
+	Meaning             string
+}
+
+// TuneValue is one value. Want and Original are nil where there is none.
+type TuneValue struct {
+	Key, Unit      string
+	Value          int
+	Want, Original *int
+	Owner          TuneOwner
 }
 
 // Connection is one watched connection.

@@ -44,7 +44,7 @@ type ModeStatus struct {
 
 // Job is one of the guard's jobs and how far it goes now.
 type Job struct {
-	Name string `json:"name"` // "watch" or "reap"
+	Name string `json:"name"` // "watch", "tune" or "reap"
 	Mode Mode   `json:"mode"`
 	Why  string `json:"why,omitempty"` // what keeps it from enforce
 }
@@ -237,6 +237,58 @@ type Namespace struct {
 	// Doubt is why reaping is held back in it.
 	Doubt      string     `json:"doubt,omitempty"`
 	DoubtSince *time.Time `json:"doubt_since,omitempty"`
+	// Tune is what its TCP limits are, left out where nobody has looked.
+	Tune *Tune `json:"tune,omitempty"`
+}
+
+// TuneState is how it stands with the TCP limits of a namespace.
+type TuneState string
+
+// The states.
+const (
+	TuneTuned   TuneState = "tuned"
+	TuneLeft    TuneState = "left"    // they are as wanted, or somebody's own: nothing was written
+	TunePlanned TuneState = "planned" // they would be written, but for the mode
+	TuneDrifted TuneState = "drifted" // somebody has changed some after redisguard
+	TuneExempt  TuneState = "exempt"  // not to be tuned
+	TuneFailed  TuneState = "failed"
+)
+
+// Tune is what the TCP limits of a namespace are, and mean.
+type Tune struct {
+	State  TuneState   `json:"state"`
+	Why    string      `json:"why,omitempty"` // why it is exempt, or has failed
+	Values []TuneValue `json:"values"`
+	// After how long the kernel by itself lets a connection fail: one that waits
+	// for an answer, an idle one with keepalive, and a connect.
+	BusyMs    int64 `json:"busy_ms"`
+	IdleMs    int64 `json:"idle_ms"`
+	ConnectMs int64 `json:"connect_ms"`
+	// Meaning says so in a sentence.
+	Meaning string `json:"meaning"`
+}
+
+// TuneOwner is whose a value is.
+type TuneOwner string
+
+// The owners.
+const (
+	OwnerKernel     TuneOwner = "kernel"     // the kernel's default
+	OwnerRedisguard TuneOwner = "redisguard" // written by redisguard
+	OwnerForeign    TuneOwner = "foreign"    // somebody has chosen it
+	OwnerDrifted    TuneOwner = "drifted"    // somebody has changed it after redisguard
+)
+
+// TuneValue is one sysctl.
+type TuneValue struct {
+	Key   string    `json:"key"`
+	Unit  string    `json:"unit,omitempty"`
+	Value int       `json:"value"`
+	Owner TuneOwner `json:"owner"`
+	// Want is what it should be, Original what it was before redisguard; each is
+	// left out where there is none.
+	Want     *int `json:"want,omitempty"`
+	Original *int `json:"original,omitempty"`
 }
 
 // Severity is how much a finding matters.
@@ -264,6 +316,8 @@ const (
 	CodeGuardDoubt        Code = "guard.doubt"
 	CodeGuardBreaker      Code = "guard.breaker"
 	CodeConfigRefused     Code = "config.refused"
+	CodeNamespaceDrift    Code = "namespace.drift" // somebody has changed sysctls after redisguard
+	CodeTuneFailed        Code = "tune.failed"
 )
 
 // Codes lists all codes.
@@ -271,6 +325,7 @@ func Codes() []Code {
 	return []Code{
 		CodeEndpointSuspect, CodeEndpointDown, CodeConnectionStalled, CodeConnectionJudged, CodeReapFailed,
 		CodeClientNotBack, CodeGuardDoubt, CodeGuardBreaker, CodeConfigRefused,
+		CodeNamespaceDrift, CodeTuneFailed,
 	}
 }
 
@@ -350,6 +405,12 @@ const (
 	EventModeChanged         EventType = "mode.changed"
 	EventConfigChanged       EventType = "config.changed"
 	EventConfigRefused       EventType = "config.refused"
+	EventNamespaceTuned      EventType = "namespace.tuned"
+	EventNamespaceRestored   EventType = "namespace.restored" // it has its original sysctls again
+	EventNamespaceDrift      EventType = "namespace.drift"
+	EventNamespaceDriftOver  EventType = "namespace.drift_over"
+	EventTuneFailed          EventType = "tune.failed"
+	EventTuneResumed         EventType = "tune.resumed" // what has failed works, or is gone
 )
 
 // Event is one line of GET /v1/events.
@@ -408,6 +469,9 @@ type Explanation struct {
 	Finding    *Finding    `json:"finding,omitempty"`
 	Connection *Connection `json:"connection,omitempty"`
 	Story      []Step      `json:"story"` // by time
+	// Kernel says what the kernel would do by itself with a connection that is
+	// lost, left out where the limits of its namespace are not known.
+	Kernel string `json:"kernel,omitempty"`
 	// Incomplete says that older events may belong to it which are forgotten.
 	Incomplete bool `json:"incomplete,omitempty"`
 }

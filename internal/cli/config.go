@@ -113,17 +113,21 @@ func writeConfig(w io.Writer, c config.Config) {
 			if table.Type() == reflect.TypeFor[config.ReapSection]() && name == "down_after" && c.Reap.DownAfter == 0 {
 				value = fmt.Sprintf(`"" # the profile's, %v`, c.EffectiveDownAfter())
 			}
+			if table.Type() == reflect.TypeFor[config.TuneSection]() && table.Field(j).Kind() == reflect.Int && value == strconv.Itoa(config.Leave) {
+				value = `""`
+			}
 			fmt.Fprintf(w, "%s = %s\n", name, value)
 		}
 	}
 }
 
-// keyName turns a field's name into its key's: DumpCPU into dump_cpu.
+// keyName turns a field's name into its key's: DumpCPU into dump_cpu, TCPRetries2
+// into tcp_retries2. A word begins after a small letter, and before one.
 func keyName(field string) string {
 	var b strings.Builder
 	runes := []rune(field)
 	for i, r := range runes {
-		if unicode.IsUpper(r) && i > 0 && unicode.IsLower(runes[i-1]) {
+		if unicode.IsUpper(r) && i > 0 && (unicode.IsLower(runes[i-1]) || i+1 < len(runes) && unicode.IsLower(runes[i+1])) {
 			b.WriteByte('_')
 		}
 		b.WriteRune(unicode.ToLower(r))
@@ -134,6 +138,11 @@ func keyName(field string) string {
 // tomlValue writes one value of a config.
 func tomlValue(v reflect.Value) string {
 	switch x := v.Interface().(type) {
+	case config.Scope:
+		if x.Of == config.ScopeGlobs {
+			return tomlValue(reflect.ValueOf(x.Globs))
+		}
+		return strconv.Quote(x.Of.String())
 	case time.Duration:
 		return strconv.Quote(x.String())
 	case fmt.Stringer: // the enums

@@ -17,11 +17,14 @@ func TestWriteConfig(t *testing.T) {
 		Watch: config.WatchSection{Ports: []uint16{1, 65535}, Mode: config.Enforce, Loopback: true, DumpCPU: 0.125,
 			Discovery: 1500 * time.Millisecond, Tick: 55 * time.Millisecond, Births: config.BirthsOff},
 		Exclude: config.ExcludeSection{Namespaces: []string{"kube-*", `a"\\b`}, Pods: []string{"é\t"}, Units: []string{}, Users: []string{"0"}, Commands: []string{"[a-z]*"}},
-		Reap:    config.ReapSection{Mode: config.Observe, DownAfter: 90 * time.Minute / 10, Rate: 3, Burst: 1000000, MaxShare: 1e-7, Spread: 0, MinSilence: time.Minute},
-		Policy:  config.PolicySection{OnDown: config.ReactIgnore, OnUnresponsive: config.ReactReap},
-		Audit:   config.AuditSection{File: "/a b", MaxSize: 1 << 40},
-		Probe:   config.ProbeSection{Timeout: 123 * time.Microsecond * 1000, PerSecond: 0.01, Mark: 1<<32 - 1, Baseline: 24 * time.Hour},
-		Record:  config.RecordSection{File: "/c", MaxSize: 65536},
+		Tune: config.TuneSection{Mode: config.Observe, Scope: config.Scope{Of: config.ScopeGlobs, Globs: []string{"shop", `a"b`}}, TCPRetries2: config.Leave,
+			TCPKeepaliveTime: 1, TCPKeepaliveIntvl: 2, TCPKeepaliveProbes: 4, TCPSynRetries: 5, TCPRtoMaxMs: 1000, TCPOrphanRetries: 0, TCPFinTimeout: 7,
+			Drift: config.DriftRepair, Override: true, RedisServers: true, RestoreOnStop: true},
+		Reap:   config.ReapSection{Mode: config.Observe, DownAfter: 90 * time.Minute / 10, Rate: 3, Burst: 1000000, MaxShare: 1e-7, Spread: 0, MinSilence: time.Minute},
+		Policy: config.PolicySection{OnDown: config.ReactIgnore, OnUnresponsive: config.ReactReap},
+		Audit:  config.AuditSection{File: "/a b", MaxSize: 1 << 40},
+		Probe:  config.ProbeSection{Timeout: 123 * time.Microsecond * 1000, PerSecond: 0.01, Mark: 1<<32 - 1, Baseline: 24 * time.Hour},
+		Record: config.RecordSection{File: "/c", MaxSize: 65536},
 		API: config.APISection{Socket: "/run/a b/s", AdminSocket: "", Group: "0", MaxConnections: 9, MaxConnectionsEach: 5,
 			MaxStreams: 10, MaxStreamsEach: 2},
 		Metrics: config.MetricsSection{Listen: "[::1]:9420"},
@@ -41,7 +44,7 @@ func TestWriteConfig(t *testing.T) {
 			t.Errorf("%s: came back with other settings: %s\n%s", name, strings.Join(diff, ", "), b.String())
 		}
 	}
-	if diff := config.Diff(config.Default(), changed); len(diff) < 30 {
+	if diff := config.Diff(config.Default(), changed); len(diff) < 44 {
 		t.Errorf("only %d settings differ from their defaults: give the new ones values here", len(diff))
 	}
 }

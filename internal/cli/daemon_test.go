@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/supervisor"
 )
 
 // guardedPort is none of the usual ones, nor that of other tests.
@@ -70,6 +71,7 @@ func TestWithDaemon(t *testing.T) {
 					env.Setenv("ENDPOINT", w.addr.String())
 					env.Setenv("CLIENT", w.client.NSName)
 					env.Setenv("CONFIG", filepath.Join(w.dir, "redisguard.toml"))
+					env.Setenv("STATE", fmt.Sprintf("/proc/%d/root%s", w.daemon.Process.Pid, supervisor.StateDir))
 					return nil
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){

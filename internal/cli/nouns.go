@@ -149,15 +149,21 @@ func writeEndpoints(w io.Writer, list []v1.Endpoint, paths bool, now time.Time) 
 
 func newNamespacesCommand() *cobra.Command {
 	var (
-		d      daemonAt
-		asJSON bool
+		d              daemonAt
+		values, asJSON bool
 	)
 	cmd := &cobra.Command{
 		Use:   "namespaces",
 		Short: "List the network namespaces with connections to Redis",
 		Long: `Namespaces lists the host's network namespace and those in which somebody is
-connected to Redis, with the pods they belong to, and why reaping is held back in
-them, if it is.`,
+connected to Redis or redisguard looks at the TCP limits, with the pods they belong
+to, and why reaping is held back in them, if it is.
+
+LIMITS tells how it stands with the sysctls of [tune]: tuned; left (as wanted already,
+or somebody's own), planned (but for the mode), drifted (changed by somebody after
+redisguard), exempt, failed. BUSY, IDLE and CONNECT are after how long the kernel by
+itself lets a connection fail that waits for an answer, an idle one with keepalive,
+and a connect.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c := d.client()
@@ -169,15 +175,27 @@ them, if it is.`,
 			if asJSON {
 				return writeJSON(cmd.OutOrStdout(), list)
 			}
-			t := table{cut: []int{1, 4}, end: true}
-			t.add("ID", "NAME", "CONNECTIONS", "STALLED", "PODS", "DOUBT")
+			if values {
+				writeValues(cmd.OutOrStdout(), list)
+				return nil
+			}
+			t := table{cut: []int{1, 8}, end: true}
+			t.add("ID", "NAME", "CONNECTIONS", "STALLED", "LIMITS", "BUSY", "IDLE", "CONNECT", "PODS", "DOUBT")
 			for _, n := range list {
-				t.add(n.ID, show.Plain(n.Name), fmt.Sprint(n.Connections), fmt.Sprint(n.Stalled), or(show.Plain(strings.Join(n.Pods, ",")), "-"), or(show.Plain(n.Doubt), "-"))
+				limits := []string{"-", "-", "-", "-"}
+				if x := n.Tune; x != nil {
+					limits = []string{show.Plain(string(x.State)), "-", "-", "-"}
+					if x.Meaning != "" {
+						limits = []string{limits[0], show.Millis(x.BusyMs), show.Millis(x.IdleMs), show.Millis(x.ConnectMs)}
+					}
+				}
+				t.add(n.ID, show.Plain(n.Name), fmt.Sprint(n.Connections), fmt.Sprint(n.Stalled), limits[0], limits[1], limits[2], limits[3], or(show.Plain(strings.Join(n.Pods, ",")), "-"), or(show.Plain(n.Doubt), "-"))
 			}
 			t.write(cmd.OutOrStdout())
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&values, "values", false, "show each TCP limit: its value, what it should be, what it was, and whose it is")
 	jsonFlag(cmd, &asJSON)
 	d.socketFlag(cmd)
 	return cmd

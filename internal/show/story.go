@@ -15,6 +15,7 @@ var loud = map[v1.EventType]string{
 	v1.EventEndpointDown: "down", v1.EventEndpointSuspect: "suspect", v1.EventEndpointUp: "up", v1.EventConnectionReaped: "warning",
 	v1.EventConnectionStalled: "stalled", v1.EventConnectionJudged: "half-dead", v1.EventConnectionRecovered: "up",
 	v1.EventClientNotBack: "warning", v1.EventGuardDoubt: "warning", v1.EventGuardBreaker: "warning", v1.EventConfigRefused: "warning",
+	v1.EventTuneFailed: "warning", v1.EventNamespaceDrift: "warning",
 }
 
 // Event is one line of the event stream for eyes, "" for one that says nothing to
@@ -75,6 +76,9 @@ func Story(w io.Writer, x *v1.Explanation, p Paint) {
 			fmt.Fprintf(w, "; may not be reaped: %s", Plain(k.WhyNot))
 		}
 		fmt.Fprintln(w)
+	}
+	if x.Kernel != "" {
+		fmt.Fprintf(w, "  kernel      left to it, %s\n", Plain(x.Kernel))
 	}
 	fmt.Fprintln(w)
 	if x.Incomplete {
