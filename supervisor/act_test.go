@@ -80,7 +80,9 @@ func TestPermit(t *testing.T) {
 	} {
 		c, k, o := base, tcpstate.Connection{Inode: 4711, UID: 33}, known
 		tc.change(&c, &k, &o)
-		got, exempt, why := new(Supervisor).permit(&c, &k, &o)
+		s := new(Supervisor)
+		s.override.Store(int32(config.Enforce)) // nobody has set a mode
+		got, exempt, why := s.permit(&c, &k, &o)
 		if (got == verdict.MayReap) != tc.may || (why == "") != tc.may || (exempt == NotExempt) != tc.may {
 			t.Errorf("%s: may reap is %v (%s), want %v", tc.name, got == verdict.MayReap, why, tc.may)
 		}
