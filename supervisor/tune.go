@@ -83,8 +83,8 @@ func (t *tenants) add(c *config.Config, o *ownership, uid uint32) {
 		t.pending = true
 		return
 	}
-	if _, why := excluded(c, o, uid); why != "" && t.excluded == "" {
-		t.excluded = why
+	if t.excluded == "" && excludes(c) {
+		_, t.excluded = excluded(c, o, uid)
 	}
 	if o.owner == nil {
 		return

@@ -350,3 +350,42 @@ func TestPlanTuning(t *testing.T) {
 		t.Errorf("%+v", plans)
 	}
 }
+
+// Two guards do not tune one node, and without CAP_SYS_PTRACE one still can.
+func TestOneOfTwoGuardsTunes(t *testing.T) {
+	w := tuneWorld(t)
+	w.dial(w.client)
+	dir := t.TempDir()
+	hold, err := supervisor.TuneStore(dir).Hold()
+	must(t, err)
+	c := tuneConfig()
+	g := startGuardIn(t, c, dir, "")
+	e := g.wait(5*time.Second, "tune.failed", func(e event.Event) bool { return e.Type == event.TuneFailed })
+	if !strings.Contains(e.Text, "another redisguard") || sysctls(t, w.client)[sysctl.Retries2] != 15 {
+		t.Errorf("it says %q, %v", e.Text, sysctls(t, w.client))
+	}
+	must(t, hold.Close())
+	c.Tune.TCPFinTimeout = 30
+	g.Reconfigure(c)
+	g.wait(5*time.Second, "its turn", about(w.client, "namespace.tuned"))
+	g.wait(time.Second, "tune.resumed", func(e event.Event) bool { return e.Type == event.TuneResumed })
+}
+
+func TestTuningWithoutPtrace(t *testing.T) {
+	w := newWorld(t)
+	ln, err := w.client.Listen(w.ctx, "tcp4", "0.0.0.0:8080") // as pods do
+	must(t, err)
+	defer ln.Close()
+	w.dial(w.client)
+	d := startDaemon(t, daemonConfig{drop: []int{unix.CAP_SYS_PTRACE}})
+	d.wait(10*time.Second, "tuning", func(l *logLine) bool {
+		return l.field("msg") == "namespace.tuned" && l.field("namespace") == w.client.NSName
+	})
+	if v := sysctls(t, w.client); v[sysctl.Retries2] != 5 {
+		t.Errorf("it says so, and the values are %v", v)
+	}
+	if v := sysctls(t, w.server); v[sysctl.Retries2] != 15 {
+		t.Errorf("the server's are %v", v)
+	}
+	d.terminate()
+}

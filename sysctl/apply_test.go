@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -366,6 +367,50 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	t.Logf("%d of 50 kills came in the middle", half)
 	if half < 5 {
 		t.Errorf("only %d of 50 kills came in the middle of something: this shows nothing", half)
+	}
+}
+
+// writeEnv has the test binary say whether it could write a sysctl.
+const writeEnv = "RGT_WRITABLE"
+
+func maybeWrite() {
+	if os.Getenv(writeEnv) == "" {
+		return
+	}
+	fmt.Print(FS{}.Writable())
+	os.Exit(0)
+}
+
+func TestTheRightToWrite(t *testing.T) {
+	// Where any user may read it.
+	program := filepath.Join(t.TempDir(), "test")
+	b, err := os.ReadFile(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{filepath.Dir(program), filepath.Dir(filepath.Dir(program))} {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(program, b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		caps []uintptr
+		want string
+	}{
+		"nobody without CAP_NET_ADMIN": {nil, "cannot write net.ipv4.tcp_retries2: permission denied"},
+		"nobody with it":               {[]uintptr{unix.CAP_NET_ADMIN}, "<nil>"},
+	} {
+		cmd := exec.Command(program)
+		cmd.Dir = "/"
+		cmd.Env = append(os.Environ(), writeEnv+"=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}, AmbientCaps: tt.caps}
+		out, err := cmd.CombinedOutput()
+		if err != nil || string(out) != tt.want {
+			t.Errorf("%s: %q, %v", name, out, err)
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 func TestMain(m *testing.M) {
 	maybeApply()
+	maybeWrite()
 	goleak.VerifyTestMain(m)
 }
 
