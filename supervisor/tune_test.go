@@ -226,6 +226,12 @@ func TestForeignValuesAndDrift(t *testing.T) {
 	if v := sysctls(t, w.client); v[sysctl.Retries2] != 9 {
 		t.Errorf("given up, and still it writes: %v", v)
 	}
+	// What is off finds nothing.
+	c.Tune.Mode = config.Off
+	g.Reconfigure(c)
+	g.wait(5*time.Second, "the end of the finding", func(e event.Event) bool {
+		return about(w.client, "namespace.drift_over")(e) && e.Text == "tuning is off"
+	})
 }
 
 func TestTuningRefusesABadStateFile(t *testing.T) {
