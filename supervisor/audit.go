@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"sync"
@@ -151,7 +153,15 @@ func openRecorder(c config.RecordSection, log *slog.Logger) *recorder {
 	if c.File == "" {
 		return nil
 	}
-	f, err := os.OpenFile(c.File, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	// What a start finds there is what led to it, and may be wanted.
+	err := os.Rename(c.File, c.File+".1")
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	var f *os.File
+	if err == nil {
+		f, err = os.OpenFile(c.File, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	}
 	if err != nil {
 		log.Error("cannot record observations", "error", err)
 		return nil

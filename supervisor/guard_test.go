@@ -198,9 +198,8 @@ func (g *guard) ready(n int) {
 	g.t.Helper()
 	eventually(g.t, 15*time.Second, fmt.Sprintf("%d connections tracked and a probe made", n), func() bool {
 		s := g.Stats()
-		return s.Tracked >= int64(n) && s.Attributions >= int64(n) && s.Probes >= 1
+		return s.Tracked >= int64(n) && s.Attributions >= int64(n) && g.Figures().Probes[verdict.Alive] >= 1
 	})
-	pass(300 * time.Millisecond) // the answer of that probe, which no counter shows
 }
 
 // eventually polls a condition that nothing can be subscribed to for.

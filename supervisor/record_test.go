@@ -175,6 +175,15 @@ func TestRecordAndReplay(t *testing.T) {
 
 	b, err := os.ReadFile(file)
 	must(t, err)
+	again := startDaemon(t, daemonConfig{lines: []string{`record.file = "` + file + `"`}})
+	eventually(t, 10*time.Second, "another recording is begun", func() bool {
+		st, err := os.Stat(file)
+		return err == nil && st.Size() < int64(len(b))
+	})
+	again.terminate()
+	if kept, err := os.ReadFile(file + ".1"); err != nil || !bytes.Equal(kept, b) {
+		t.Errorf("the first recording is not kept (%v)", err)
+	}
 	cut := file + ".cut"
 	must(t, os.WriteFile(cut, b[:len(b)-20], 0o600))
 	if r := replay(t, cut); !r.Truncated || len(r.Reaps) < 3 {

@@ -324,7 +324,7 @@ func Settings(c *config.Config, host verdict.NS) verdict.Settings { return setti
 func (w *watcher) reconfigure() {
 	c := w.s.config()
 	w.set = settings(c, w.hostNS)
-	w.core.Configure(w.set)
+	w.in.Settings = &w.set
 	w.news.soon = true
 	for _, t := range w.conns {
 		if !slices.Contains(c.Watch.Ports, t.conn.Remote.Port()) || !wanted(c, &t.conn) {
@@ -344,8 +344,9 @@ func (w *watcher) reconfigure() {
 func (w *watcher) switchOff(off bool) {
 	w.off = off
 	w.spaces, w.byKey, w.conns = map[netns.ID]*space{}, map[verdict.NS]*space{}, map[verdict.ConnKey]*tracked{}
-	w.core = verdict.New(w.set)
 	w.in.Reset()
+	w.in.Anew = true
+	w.recalled = map[verdict.PathKey]bool{} // the core is to be told once more
 	w.suspects, w.wake, w.reps = nil, 0, nil
 	w.s.stats.tracked.Store(0)
 	w.news = news{}
@@ -381,7 +382,7 @@ func (w *watcher) takeSpaces(list spaceList) {
 		if i == 0 && sp.key != w.hostNS {
 			w.hostNS = sp.key // the list has the host's first
 			w.set.HostNS = w.hostNS
-			w.core.Configure(w.set)
+			w.in.Settings = &w.set
 			w.rec.begin(w.set)
 		}
 	}

@@ -49,8 +49,8 @@ func New(s Settings) *Core {
 	}
 }
 
-// Configure changes the settings; what is known stays.
-func (c *Core) Configure(s Settings) {
+// configure changes the settings; what is known stays.
+func (c *Core) configure(s Settings) {
 	if s != c.set {
 		for _, k := range c.conns {
 			if k.reap == reapOver {
@@ -68,6 +68,12 @@ func (c *Core) Tracked() int { return len(c.conns) }
 // Step takes in what was observed, and returns what follows. The output is valid
 // until the next call.
 func (c *Core) Step(in *Input) *Output {
+	if in.Anew {
+		*c = *New(c.set)
+	}
+	if in.Settings != nil {
+		c.configure(*in.Settings)
+	}
 	c.now = min(max(c.now, in.Now), endOfTime)
 	c.out = Output{
 		Events: c.out.Events[:0], Reap: c.out.Reap[:0], Probe: c.out.Probe[:0],

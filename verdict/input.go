@@ -28,6 +28,11 @@ type Input struct {
 	// Late is how much later than planned this step comes: more than a little
 	// is a reason to doubt ourselves.
 	Late time.Duration `json:"late,omitempty"`
+	// Anew says that everything known before is to be forgotten: redisguard was
+	// off meanwhile. Settings are new ones, nil where they have not changed. Both
+	// stand here so that a recording has them.
+	Anew     bool      `json:"anew,omitempty"`
+	Settings *Settings `json:"settings,omitempty"`
 
 	Appeared []Appeared   `json:"appeared,omitempty"`
 	Samples  []Sample     `json:"samples,omitempty"`

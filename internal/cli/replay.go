@@ -107,11 +107,10 @@ func replay(r io.Reader, override func(verdict.Settings) verdict.Settings) (*rep
 	if head.Version != supervisor.RecordVersion {
 		return nil, fmt.Errorf("it has format %d, this redisguard reads %d", head.Version, supervisor.RecordVersion)
 	}
-	set := head.Settings
-	if override != nil {
-		set = override(set)
+	if override == nil {
+		override = func(s verdict.Settings) verdict.Settings { return s }
 	}
-	core := verdict.New(set)
+	core := verdict.New(override(head.Settings))
 	rep := &replayReport{Started: head.Started, Reaps: []replayedReap{}}
 	open := map[verdict.ConnKey]int{} // reaps whose connection goes on
 	var first, last time.Duration
@@ -130,6 +129,13 @@ func replay(r io.Reader, override func(verdict.Settings) verdict.Settings) (*rep
 		}
 		last = in.Now
 		rep.Steps++
+		if in.Settings != nil {
+			s := override(*in.Settings)
+			in.Settings = &s
+		}
+		if in.Anew {
+			clear(open) // what became of them nobody knows
+		}
 		// What was done then is no part of what is judged now.
 		in.Reaped = nil
 		for i := range in.Appeared {
