@@ -60,6 +60,9 @@ func (w *watcher) tellTuner(now time.Duration) {
 	if age := now - w.news.told; age < newsGap || !w.news.soon && age < newsEvery && w.news.told != 0 {
 		return
 	}
+	if len(w.spaces) == 0 {
+		return // not listed yet
+	}
 	c := w.s.config()
 	w.news = news{told: now}
 	if c.Tune.Mode == config.Off {
