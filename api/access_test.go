@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	v1 "github.com/redisguard/redisguard/api/v1"
 	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/proc"
@@ -136,6 +138,7 @@ func TestAPodSeesItsOwn(t *testing.T) {
 		{"a pod without connections", as{cgroup: podCgroup(t, strings.Replace(podA, "0a0a", "0c0c", 1))}, v1.ScopePod, nil, nil},
 		{"a namespace of its own", as{netns: true}, v1.ScopePod, nil, nil},
 		{"a user namespace of its own", as{userns: true}, v1.ScopePod, nil, nil},
+		{"a process namespace of its own", as{pidns: true}, v1.ScopePod, nil, nil},
 		{"another user of the host", as{uid: 12345, gid: 12345}, v1.ScopeHost, []string{"1-1", "1-3", "77-2"}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -188,6 +191,31 @@ func TestAPodSeesItsOwn(t *testing.T) {
 	}
 }
 
+// A pod in the host's network makes a socket there and goes into a network of its own:
+// the socket stays the host's, and so does its cookie.
+func TestASocketOfAnotherNamespaceOpensNothing(t *testing.T) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	must(t, err)
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	must(t, err)
+	w := serve(t, nil)
+	n := node()
+	n.Spaces[0].NS = verdict.NS(cookie)
+	for i := range n.Connections {
+		if n.Connections[i].Space == 0 {
+			n.Connections[i].Key.NS = verdict.NS(cookie)
+		}
+	}
+	w.guard.node = n
+	for _, who := range []as{{moves: true}, {moves: true, cgroup: podCgroup(t, podA)}} {
+		status, text := w.from(who, "GET", w.read, "/v1/connections", "")
+		if status != 403 {
+			t.Errorf("%+v: status %d: %s", who, status, text)
+		}
+	}
+}
+
 // The uid alone opens nothing: root in a pod is root to SO_PEERCRED, too.
 func TestWhoMayAct(t *testing.T) {
 	w := serve(t, func(o *Options) { o.Group = 4321 })
@@ -202,6 +230,7 @@ func TestWhoMayAct(t *testing.T) {
 		{"root in a pod with a network of its own", as{cgroup: podCgroup(t, podA), netns: true}, 403},
 		{"root in another network namespace", as{netns: true}, 403},
 		{"root of another user namespace", as{userns: true}, 403},
+		{"root in a container that its cgroup does not show", as{pidns: true}, 403},
 		{"the group", as{uid: 12345, gid: 4321}, 200},
 		{"a supplementary group", as{uid: 12345, gid: 12345, groups: []uint32{7, 4321}}, 200},
 		{"the group in a pod", as{cgroup: podCgroup(t, podA), uid: 12345, gid: 4321}, 403},

@@ -14,6 +14,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,6 +23,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	v1 "github.com/redisguard/redisguard/api/v1"
 	"github.com/redisguard/redisguard/event"
@@ -37,6 +40,10 @@ const childEnv = "RGA_CHILD_REQUEST"
 
 func TestMain(m *testing.M) {
 	lab.MaybeChild()
+	if os.Getenv(moveEnv) != "" {
+		fmt.Println("0", move())
+		os.Exit(1)
+	}
 	if what, ok := os.LookupEnv(childEnv); ok {
 		child(strings.Fields(what))
 		os.Exit(0)
@@ -44,9 +51,34 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+// moveEnv has the child make its socket first, and then go into a network namespace
+// of its own; movedEnv has it use that socket.
+const (
+	moveEnv  = "RGA_CHILD_MOVE"
+	movedEnv = "RGA_CHILD_SOCKET"
+)
+
+// move begins the program anew in another network namespace. It waits for the line
+// on stdin, and returns only if it fails.
+func move() error {
+	_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
+	runtime.LockOSThread()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err == nil {
+		err = unix.Unshare(unix.CLONE_NEWNET)
+	}
+	if err != nil {
+		return err
+	}
+	os.Unsetenv(moveEnv)
+	return syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), movedEnv+"="+strconv.Itoa(fd)))
+}
+
 // child makes a request: method, socket, path, and a body perhaps.
 func child(words []string) {
-	_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
+	if os.Getenv(movedEnv) == "" {
+		_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
+	}
 	body := ""
 	if len(words) > 3 {
 		body = words[3]
@@ -69,6 +101,16 @@ func dialer(path string) *http.Client {
 	return &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			if s, ok := os.LookupEnv(movedEnv); ok {
+				fd, err := strconv.Atoi(s)
+				if err == nil {
+					err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+				}
+				if err != nil {
+					return nil, err
+				}
+				return net.FileConn(os.NewFile(uintptr(fd), "socket"))
+			}
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", path)
 		},
@@ -274,6 +316,8 @@ type as struct {
 	cgroup string
 	netns  bool
 	userns bool
+	pidns  bool
+	moves  bool // into a network namespace of its own once it has a socket
 	uid    uint32
 	gid    uint32
 	groups []uint32
@@ -293,6 +337,12 @@ func (w *world) from(who as, method, socket, path, body string) (int, string) {
 	cmd := exec.Command(exe)
 	cmd.Env = append(os.Environ(), childEnv+"="+strings.Join([]string{method, socket, path, body}, " "))
 	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	if who.moves {
+		cmd.Env = append(cmd.Env, moveEnv+"=1")
+	}
+	if who.pidns {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWPID
+	}
 	if who.netns {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWNET
 	}

@@ -46,7 +46,9 @@ type identifier struct {
 	fs    proc.FS
 	group int
 	host  proc.NSKey
-	user  uint64 // inode of our own user namespace
+	mine  proc.NSKey // our own network namespace, the host's but in some containers
+	// user and pid are the inodes of our own namespaces of these kinds.
+	user, pid uint64
 	// self is our own container, "" on the host: a shell in it is the
 	// operator's.
 	self string
@@ -63,17 +65,25 @@ func newIdentifier(fs proc.FS, group int) (identifier, error) {
 		id.host = me.NetNS
 	}
 	w := proc.ParseWorkload(me.Cgroup)
-	id.self = w.ContainerID
-	if id.user, err = id.userNS(os.Getpid()); err != nil {
+	id.mine, id.self = me.NetNS, w.ContainerID
+	if id.user, id.pid, err = id.spaces(os.Getpid()); err != nil {
 		return id, fmt.Errorf("cannot tell peers apart: %w", err)
 	}
 	return id, nil
 }
 
-func (id *identifier) userNS(pid int) (uint64, error) {
+// spaces are the inodes of a process's user and process namespaces.
+func (id *identifier) spaces(pid int) (user, process uint64, err error) {
+	dir := cmp.Or(id.fs.Proc, "/proc") + "/" + strconv.Itoa(pid) + "/ns/"
 	var st unix.Stat_t
-	err := unix.Stat(cmp.Or(id.fs.Proc, "/proc")+"/"+strconv.Itoa(pid)+"/ns/user", &st)
-	return st.Ino, err
+	if err := unix.Stat(dir+"user", &st); err != nil {
+		return 0, 0, err
+	}
+	user = st.Ino
+	if err := unix.Stat(dir+"pid", &st); err != nil {
+		return 0, 0, err
+	}
+	return user, st.Ino, nil
 }
 
 // identify finds out who is at the other end. Whatever cannot be found out makes
@@ -121,7 +131,7 @@ func (id *identifier) look(p *peer, fd int) error {
 	if err != nil {
 		return err
 	}
-	user, userErr := id.userNS(p.pid)
+	user, process, spacesErr := id.spaces(p.pid)
 	if again, err := id.fs.Process(p.pid); err != nil || again.StartTime != who.StartTime {
 		return errRaced
 	}
@@ -129,17 +139,23 @@ func (id *identifier) look(p *peer, fd int) error {
 		return errRaced
 	}
 	p.comm, p.cgrp = proc.Safe(who.Comm), proc.Safe(who.Cgroup)
-	if who.NetNS == (proc.NSKey{}) || who.Cgroup == "" || userErr != nil {
+	if who.NetNS == (proc.NSKey{}) || who.Cgroup == "" || spacesErr != nil {
 		return errors.New("its namespaces or its cgroup are hidden from us")
 	}
 	w := proc.ParseWorkload(who.Cgroup)
 	if who.NetNS != id.host {
 		p.space = verdict.NS(who.NetNS.Ino)
-		if cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); err == nil {
+		// The cookie is of the socket. Who makes one in the host's namespace, which
+		// a pod may be in, and then goes into a new one must not get all that is the
+		// host's.
+		if space, err := socketSpace(fd); err == nil && space != who.NetNS {
+			return errors.New("its socket is of another network namespace than it is in")
+		} else if cookie, cookieErr := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); err == nil && cookieErr == nil {
 			p.space = verdict.NS(cookie)
 		}
 	}
-	own := id.self != "" && w.ContainerID == id.self
+	// Containers within ours (a node that is one) have namespaces of their own.
+	own := id.self != "" && w.ContainerID == id.self && who.NetNS == id.mine && process == id.pid
 	switch {
 	case own:
 		p.scope, p.space = v1.ScopeHost, 0
@@ -154,6 +170,9 @@ func (id *identifier) look(p *peer, fd int) error {
 		p.guest = "namespace " + strconv.FormatUint(uint64(p.space), 10)
 	case user != id.user:
 		p.scope, p.why = v1.ScopePod, "it is in a user namespace that is not ours"
+	case process != id.pid:
+		// A container in the host's network whose cgroup does not show it.
+		p.scope, p.why = v1.ScopePod, "it is in a process namespace that is not ours"
 	default:
 		p.scope = v1.ScopeHost
 	}
@@ -161,6 +180,21 @@ func (id *identifier) look(p *peer, fd int) error {
 		p.admin = p.uid == 0 || id.group >= 0 && id.member(fd, cred)
 	}
 	return nil
+}
+
+// socketSpace is the network namespace of the peer's socket, whose that of the
+// connection is. It takes CAP_NET_ADMIN.
+func socketSpace(fd int) (proc.NSKey, error) {
+	ns, err := unix.IoctlRetInt(fd, unix.SIOCGSKNS)
+	if err != nil {
+		return proc.NSKey{}, err
+	}
+	defer unix.Close(ns)
+	var st unix.Stat_t
+	if err := unix.Fstat(ns, &st); err != nil {
+		return proc.NSKey{}, err
+	}
+	return proc.NSKey{Dev: st.Dev, Ino: st.Ino}, nil
 }
 
 // member says whether the peer is in the group that may act.
