@@ -1,10 +1,14 @@
 package api
 
 import (
+	"bytes"
+	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -258,6 +262,40 @@ func TestWhoMayAct(t *testing.T) {
 	must(t, err)
 	if st.Mode().Perm() != 0o660 {
 		t.Errorf("the admin socket has mode %v", st.Mode())
+	}
+}
+
+// Who keeps asking for what he may not have fills no log.
+func TestRefusalsAreBounded(t *testing.T) {
+	var log bytes.Buffer // written to under the handler's lock, read at the end
+	w := serve(t, func(o *Options) { o.Log = slog.New(slog.NewTextHandler(&log, nil)) }, func(s *Server) {
+		s.identify = func(*net.UnixConn) *peer { return &peer{scope: v1.ScopePod, guest: "pod", why: "it is in a pod"} }
+	})
+	var mu sync.Mutex
+	got := map[int]int{}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			c := dialer(w.admin)
+			for range 40 {
+				res, err := c.Get("http://x/v1/status")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				res.Body.Close()
+				mu.Lock()
+				got[res.StatusCode]++
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if n := w.Counters(); got[429] == 0 || int64(got[429]) != n.RefusedRates || int64(got[403]) != n.RefusedRights || got[403]+got[429] != 320 {
+		t.Errorf("answers %v, counted %+v", got, n)
+	}
+	if lines := strings.Count(log.String(), "refused on the admin socket"); lines != got[403] {
+		t.Errorf("%d lines in the log of %d refusals for want of the right", lines, got[403])
 	}
 }
 

@@ -120,16 +120,24 @@ func New(opt Options) (*Server, error) {
 			s.Close()
 		}
 	}()
+	// A pod that has the read socket's directory mounted could hold a lock there, or
+	// serve a socket of its own, and keep the daemon from ever starting again.
+	reading, acting := place(opt.Socket, false, opt.Group), place(opt.AdminSocket, true, opt.Group)
+	if opt.AdminSocket != "" && passed["redisguard-admin.sock"] == nil {
+		reading.lock = acting.path + ".read.lock"
+	}
+	daemon := func(c *net.UnixConn) bool { return s.identify(c).scope == v1.ScopeHost }
 	for _, sock := range []struct {
-		name, path string
-		admin      bool
-	}{{"redisguard.sock", opt.Socket, false}, {"redisguard-admin.sock", opt.AdminSocket, true}} {
+		name  string
+		at    site
+		admin bool
+	}{{"redisguard-admin.sock", acting, true}, {"redisguard.sock", reading, false}} {
 		l, release := passed[sock.name], func() {}
 		if l == nil {
-			if sock.path == "" {
+			if sock.at.path == "" {
 				continue
 			}
-			if l, release, err = bind(place(sock.path, sock.admin, opt.Group)); err != nil {
+			if l, release, err = bind(sock.at, daemon); err != nil {
 				return nil, err
 			}
 		}

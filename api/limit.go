@@ -38,6 +38,8 @@ const (
 	// in other ways, and is not held up.
 	requestBurst = 100
 	requestRate  = 50
+	// refusedPause is how long the refusal of a request beyond them takes.
+	refusedPause = 100 * time.Millisecond
 	// share is how much of all connections and streams those may use together
 	// who are not of the host, so that pods cannot lock the operator out.
 	share = 0.75

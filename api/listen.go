@@ -21,6 +21,7 @@ var ErrInUse = errors.New("another redisguard serves this socket")
 // site is where a socket is to be, and for whom.
 type site struct {
 	path    string
+	lock    string      // the file whose lock says that a daemon serves it
 	mode    fs.FileMode // of the socket
 	dirMode fs.FileMode // of its directory, if it has to be made
 	group   int         // negative: leave it
@@ -30,26 +31,27 @@ func place(path string, admin bool, group int) site {
 	switch {
 	case !admin:
 		// Everybody may connect; what he sees is decided for each.
-		return site{path: path, mode: 0o666, dirMode: 0o755, group: -1}
+		return site{path: path, lock: path + ".lock", mode: 0o666, dirMode: 0o755, group: -1}
 	case group >= 0:
-		return site{path: path, mode: 0o660, dirMode: 0o750, group: group}
+		return site{path: path, lock: path + ".lock", mode: 0o660, dirMode: 0o750, group: group}
 	default:
-		return site{path: path, mode: 0o600, dirMode: 0o700, group: -1}
+		return site{path: path, lock: path + ".lock", mode: 0o600, dirMode: 0o700, group: -1}
 	}
 }
 
 // bind listens at a path. A socket that a dead daemon has left is replaced, a
-// living one's is not. Mode and group are right from the first instant at which
-// anybody can connect: the socket is made under another name and moved.
-func bind(at site) (*net.UnixListener, func(), error) {
-	l, release, err := tryBind(at)
+// living one's is not; ours says whether one may be that of a daemon. Mode and group
+// are right from the first instant at which anybody can connect: the socket is made
+// under another name and moved.
+func bind(at site, ours func(*net.UnixConn) bool) (*net.UnixListener, func(), error) {
+	l, release, err := tryBind(at, ours)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot listen at %s: %w", at.path, err)
 	}
 	return l, release, nil
 }
 
-func tryBind(at site) (*net.UnixListener, func(), error) {
+func tryBind(at site, ours func(*net.UnixConn) bool) (*net.UnixListener, func(), error) {
 	dir := filepath.Dir(at.path)
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
@@ -69,7 +71,7 @@ func tryBind(at site) (*net.UnixListener, func(), error) {
 	}
 	// The lock tells the living from the dead beyond doubt, and keeps two that
 	// start at once apart. Its file stays: to remove it would open a race.
-	lock, err := os.OpenFile(at.path+".lock", os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	lock, err := os.OpenFile(at.lock, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -94,8 +96,11 @@ func tryBind(at site) (*net.UnixListener, func(), error) {
 	default:
 		// Somebody who takes no locks may serve it.
 		if c, err := net.DialTimeout("unix", at.path, time.Second); err == nil {
+			living := ours(c.(*net.UnixConn))
 			c.Close()
-			return nil, nil, ErrInUse
+			if living {
+				return nil, nil, ErrInUse
+			}
 		}
 	}
 	temporary := fmt.Sprintf("%s.%d", at.path, os.Getpid())

@@ -40,6 +40,10 @@ const childEnv = "RGA_CHILD_REQUEST"
 
 func TestMain(m *testing.M) {
 	lab.MaybeChild()
+	if path := os.Getenv(squatEnv); path != "" {
+		squat(path)
+		os.Exit(0)
+	}
 	if os.Getenv(moveEnv) != "" {
 		fmt.Println("0", move())
 		os.Exit(1)
@@ -57,6 +61,26 @@ const (
 	moveEnv  = "RGA_CHILD_MOVE"
 	movedEnv = "RGA_CHILD_SOCKET"
 )
+
+// squatEnv has the child serve a socket and hold its lock until stdin ends.
+const squatEnv = "RGA_CHILD_SQUATS"
+
+func squat(path string) {
+	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err == nil {
+		defer lock.Close()
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
+	}
+	if err == nil {
+		_, err = net.Listen("unix", path)
+	}
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("ready")
+	_, _ = io.Copy(io.Discard, os.Stdin)
+}
 
 // move begins the program anew in another network namespace. It waits for the line
 // on stdin, and returns only if it fails.

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	v1 "github.com/redisguard/redisguard/api/v1"
 	"github.com/redisguard/redisguard/event"
@@ -95,6 +96,17 @@ func (s *Server) handler(admin bool) http.Handler {
 			fail(w, http.StatusForbidden, v1.KindForbidden, "requests of browsers are refused")
 			return
 		}
+		// Before anything that leaves a line in the log.
+		if !s.guests.ask(p) {
+			// Who goes on all the same is to cost little.
+			select {
+			case <-r.Context().Done():
+			case <-time.After(refusedPause):
+			}
+			w.Header().Set("Retry-After", "1")
+			fail(w, http.StatusTooManyRequests, v1.KindTooMany, fmt.Sprintf("too many requests: no more than %d a second", requestRate))
+			return
+		}
 		if admin && !p.admin {
 			s.counts.refusedRights.Add(1)
 			why := ""
@@ -103,11 +115,6 @@ func (s *Server) handler(admin bool) http.Handler {
 			}
 			s.opt.Log.Warn("refused on the admin socket", "pid", p.pid, "uid", p.uid, "comm", p.comm, "cgroup", p.cgrp, "why", p.why)
 			fail(w, http.StatusForbidden, v1.KindForbidden, "only root on the host and the group of [api] may use the admin socket"+why)
-			return
-		}
-		if !s.guests.ask(p) {
-			w.Header().Set("Retry-After", "1")
-			fail(w, http.StatusTooManyRequests, v1.KindTooMany, fmt.Sprintf("too many requests: no more than %d a second", requestRate))
 			return
 		}
 		var other []string
