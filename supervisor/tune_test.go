@@ -393,5 +393,14 @@ func TestTuningWithoutPtrace(t *testing.T) {
 	if v := sysctls(t, w.server); v[sysctl.Retries2] != 15 {
 		t.Errorf("the server's are %v", v)
 	}
-	d.terminate()
+	// While it runs nobody restores; when it was killed anybody can.
+	if _, _, err := supervisor.RestoreTuning(w.ctx, supervisor.Options{}, supervisor.RestoreOptions{}); !errors.Is(err, sysctl.ErrHeld) {
+		t.Errorf("restoring beside the daemon: %v", err)
+	}
+	d.kill()
+	_, _, err = supervisor.RestoreTuning(w.ctx, supervisor.Options{}, supervisor.RestoreOptions{})
+	must(t, err)
+	if v := sysctls(t, w.client); v[sysctl.Retries2] != 15 || v[sysctl.KeepaliveTime] != 7200 {
+		t.Errorf("restored after a kill: %v", v)
+	}
 }

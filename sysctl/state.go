@@ -290,7 +290,7 @@ func (s Store) locked(fn func(*State) error) error {
 	if err := os.MkdirAll(filepath.Dir(s.Path), 0o700); err != nil {
 		return fmt.Errorf("cannot make the directory of the state file: %w", err)
 	}
-	lock, err := lockFile(s.Path+".lock", unix.LOCK_EX)
+	lock, err := lockFile(s.Path+".lock", lockWithin)
 	if err != nil {
 		return err
 	}
@@ -311,19 +311,25 @@ func (s Store) Hold() (io.Closer, error) {
 	if err := os.MkdirAll(filepath.Dir(s.Path), 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the directory of the state file: %w", err)
 	}
-	return lockFile(s.Path+".owner", unix.LOCK_EX|unix.LOCK_NB)
+	return lockFile(s.Path+".owner", 0)
 }
 
-func lockFile(path string, how int) (*os.File, error) {
+// lockWithin is how long to wait for the state file. Others hold it for
+// milliseconds; one that was stopped in the middle must not stop the daemon.
+const lockWithin = 2 * time.Second
+
+func lockFile(path string, within time.Duration) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open lock file: %w", err)
 	}
-	for {
-		switch err := unix.Flock(int(f.Fd()), how); {
+	for deadline := time.Now().Add(within); ; time.Sleep(5 * time.Millisecond) {
+		switch err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
 		case err == nil:
 			return f, nil
 		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EWOULDBLOCK) && time.Now().Before(deadline):
 			continue
 		case errors.Is(err, unix.EWOULDBLOCK):
 			f.Close()

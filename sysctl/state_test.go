@@ -116,6 +116,15 @@ func TestOneTunesAtATime(t *testing.T) {
 		t.Fatal(err)
 	}
 	again.Close()
+	// One that was stopped while it had the state file keeps nobody for ever.
+	lock, err := lockFile(s.Path+".lock", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if _, err := s.Forget(func(*Record) bool { return true }); !errors.Is(err, ErrHeld) {
+		t.Errorf("while another has the state file: %v", err)
+	}
 }
 
 func FuzzParseState(f *testing.F) {

@@ -186,7 +186,7 @@ The exit code is 0 if everything is as it was, 1 if something could not be resto
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			list, incomplete, err := supervisor.RestoreTuning(cmd.Context(), opt, r)
 			switch {
-			case errors.Is(err, sysctl.ErrHeld):
+			case errors.Is(err, sysctl.ErrHeld) && !r.Force:
 				return &exitError{code: ExitFailed, err: errors.New("cannot restore: a daemon tunes this node, and would tune again"),
 					remedy: `set [tune] mode = "observe" in its config or stop it first; or restore all the same with --force`}
 			case err != nil:
