@@ -27,6 +27,8 @@ type Hub struct {
 	seq   uint64
 	ring  []*Record // the last ones; number n is at n % len
 	state State
+	shot  []*Finding // a copy of the open findings of this shape, shared by all snapshots
+	shape uint64
 	count map[verdict.EventType]uint64
 	pokes []poke // replaced as a whole, so that Publish can call them unlocked
 }
@@ -120,8 +122,8 @@ type Snapshot struct {
 	Seq uint64
 	// Mode is nil before the first ModeChanged.
 	Mode *Mode
-	// Open are the open findings, in no order; Ended the last ones that were,
-	// in the order in which they ended.
+	// Open are the open findings, in no order, shared with other snapshots; Ended
+	// the last ones that were, in the order in which they ended.
 	Open, Ended []*Finding
 	// Unkept counts findings that were not kept since there were too many.
 	Unkept uint64
@@ -134,7 +136,17 @@ func (h *Hub) Snapshot(ended bool) Snapshot {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.state.Expire(now)
-	s := Snapshot{Seq: h.seq, Mode: h.state.mode, Open: slices.Clone(h.state.open), Unkept: h.state.unkept}
+	for h.shot == nil || h.shape != h.state.shape {
+		// Memory is made unlocked: that may take long, and a publisher waits.
+		n := len(h.state.open)
+		h.mu.Unlock()
+		room := make([]*Finding, 0, n+n/8+16)
+		h.mu.Lock()
+		if n = len(h.state.open); n <= cap(room) {
+			h.shot, h.shape = append(room, h.state.open...)[:n:n], h.state.shape
+		}
+	}
+	s := Snapshot{Seq: h.seq, Mode: h.state.mode, Open: h.shot, Unkept: h.state.unkept}
 	if ended {
 		s.Ended = h.state.endedList()
 	}

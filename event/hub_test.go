@@ -168,6 +168,31 @@ func TestSnapshotsAreExact(t *testing.T) {
 	wg.Wait()
 }
 
+// Subscribers that join one after another share what they get.
+func TestSnapshotsShare(t *testing.T) {
+	h := NewHub(16)
+	stalled := func(cookie uint64) Event {
+		return Event{Type: verdict.ConnectionStalled, Cookie: cookie, Time: time.Now()}
+	}
+	h.Publish(stalled(1))
+	a, b := h.Snapshot(false), h.Snapshot(true)
+	if len(a.Open) != 1 || &a.Open[0] != &b.Open[0] || cap(a.Open) != 1 {
+		t.Errorf("two copies of the same: %v %v", a.Open, b.Open)
+	}
+	h.Publish(Event{Type: verdict.ConnectionRecovered, Time: time.Now()}) // about no finding
+	if c := h.Snapshot(false); &c.Open[0] != &a.Open[0] || c.Seq != 2 {
+		t.Errorf("a copy of what is the same: %v at %d", c.Open, c.Seq)
+	}
+	h.Publish(stalled(2))
+	if d := h.Snapshot(false); len(d.Open) != 2 || len(a.Open) != 1 {
+		t.Errorf("%d open after, %d before", len(d.Open), len(a.Open))
+	}
+	h.Publish(Event{Type: ModeChanged, Mode: &Mode{Effective: "off"}, Time: time.Now()})
+	if e := h.Snapshot(false); len(e.Open) != 0 {
+		t.Errorf("%d open after the end", len(e.Open))
+	}
+}
+
 // codes are findings in words, in an order.
 func codes(list []*Finding) (words []string) {
 	for _, f := range list {
@@ -280,13 +305,33 @@ func TestFindingsAreBounded(t *testing.T) {
 	for i := range 2 * maxOpen {
 		s.Apply(&Record{Event: Event{Seq: uint64(i + 1), Type: verdict.ConnectionStalled, Cookie: uint64(i + 1)}})
 	}
-	if len(s.open) != maxOpen || s.unkept != maxOpen {
-		t.Errorf("%d open, %d not kept, want %d of each", len(s.open), s.unkept, maxOpen)
+	if most := ofConnection.most(); len(s.open) != most || s.unkept != uint64(2*maxOpen-most) {
+		t.Errorf("%d open, %d not kept", len(s.open), s.unkept)
+	}
+	// They hide nothing else.
+	for _, e := range []Event{{Type: verdict.EndpointDown}, {Type: verdict.GuardDoubt}, {Type: verdict.GuardBreaker}, {Type: ConfigRefused}, {Type: verdict.ClientNotBack}} {
+		before := len(s.open)
+		s.Apply(&Record{Event: e})
+		if len(s.open) != before+1 {
+			t.Errorf("%s is not kept beside many stalled connections", e.Type)
+		}
+	}
+	for i := len(s.open) - 1; i >= 0; i-- {
+		if k := subjectOf(s.open[i]); k.kind != ofConnection {
+			s.end(k, &Event{}, "")
+		}
+	}
+	sum := 0
+	for k := range kinds {
+		sum += k.most()
+	}
+	if sum > maxOpen+2*kind.most(ofBreaker) { // of it and the config there is one at most
+		t.Errorf("all kinds together may be %d", sum)
 	}
 	for i := range 2 * maxOpen {
 		s.Apply(&Record{Event: Event{Seq: uint64(i + 1), Type: verdict.ConnectionGone, Cookie: uint64(i + 1)}})
 	}
-	if len(s.open) != 0 || len(s.at) != 0 || len(s.ended) != keepEnded {
+	if len(s.open) != 0 || len(s.at) != 0 || len(s.ended) != keepEnded || s.kinds != [kinds]int{} {
 		t.Errorf("%d open, %d known, %d ended", len(s.open), len(s.at), len(s.ended))
 	}
 }

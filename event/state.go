@@ -44,7 +44,8 @@ func Codes() []verdict.EventType {
 
 const (
 	// maxOpen bounds the open findings. A broken network with more stalled
-	// connections is described well enough by these.
+	// connections is described well enough by these. Each kind has its share, see
+	// kind.most.
 	maxOpen = 4096
 	// keepEnded is how many findings are remembered after their end.
 	keepEnded = 512
@@ -60,6 +61,8 @@ const (
 type State struct {
 	mode   *Mode
 	open   []*Finding // in no order, so that a copy is one move of memory
+	shape  uint64     // counts changes of open
+	kinds  [kinds]int // of open
 	at     map[subject]int
 	ended  []*Finding // a ring
 	next   int        // of ended
@@ -87,7 +90,21 @@ const (
 	ofClient
 	ofDrift
 	ofTune
+	kinds
 )
+
+// most is how many open findings of a kind there may be: whoever makes thousands of
+// connections stall must not hide what is wrong elsewhere.
+func (k kind) most() int {
+	switch k {
+	case ofConnection:
+		return maxOpen / 2
+	case ofPath:
+		return maxOpen / 4
+	default:
+		return maxOpen / 16
+	}
+}
 
 func newState() State { return State{at: map[subject]int{}} }
 
@@ -172,7 +189,7 @@ func (s *State) start(key subject, e *Event, until time.Time) {
 	if _, ok := s.at[key]; ok {
 		return
 	}
-	if len(s.open) >= maxOpen {
+	if len(s.open) >= maxOpen || s.kinds[key.kind] >= key.kind.most() {
 		s.unkept++
 		return
 	}
@@ -182,6 +199,8 @@ func (s *State) start(key subject, e *Event, until time.Time) {
 	}
 	s.at[key] = len(s.open)
 	s.open = append(s.open, f)
+	s.kinds[key.kind]++
+	s.shape++
 	if !until.IsZero() && (s.expiry.IsZero() || until.Before(s.expiry)) {
 		s.expiry = until
 	}
@@ -207,6 +226,8 @@ func (s *State) close(key subject, at time.Time, seq uint64, why string) {
 	s.open[last] = nil
 	s.open = s.open[:last]
 	delete(s.at, key)
+	s.kinds[key.kind]--
+	s.shape++
 	done := &Finding{Opened: f.Opened, Code: f.Code, Until: f.Until, Ended: at, EndedBy: why, EndedSeq: seq}
 	if len(s.ended) < keepEnded {
 		s.ended = append(s.ended, done)
