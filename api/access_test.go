@@ -299,6 +299,57 @@ func TestRefusalsAreBounded(t *testing.T) {
 	}
 }
 
+// Each list holds on to a copy of the tables: who does not read gets few.
+func TestListsThatNobodyReadsAreFew(t *testing.T) {
+	w := serve(t, nil, func(s *Server) {
+		s.identify = func(*net.UnixConn) *peer { return &peer{scope: v1.ScopeHost, uid: 5, guest: "uid 5"} }
+	})
+	w.guard.node = node()
+	for range 1000 {
+		w.guard.node.Connections = append(w.guard.node.Connections, node().Connections...)
+	}
+	var open []net.Conn
+	for range answersEach {
+		c, err := net.Dial("unix", w.read)
+		must(t, err)
+		defer c.Close()
+		_, err = c.Write([]byte("GET /v1/connections HTTP/1.1\r\nHost: x\r\n\r\n"))
+		must(t, err)
+		_, err = c.Read(make([]byte, 1)) // it has begun
+		must(t, err)
+		open = append(open, c)
+	}
+	if status, text := w.get("/v1/endpoints"); status != 429 || into[v1.ErrorBody](t, text).Error.Kind != v1.KindTooMany {
+		t.Errorf("one more: %d %.200s", status, text)
+	}
+	if status, _ := w.get("/v1/status"); status != 200 {
+		t.Errorf("the status, beside lists: %d", status)
+	}
+	open[0].Close()
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		status, _ := w.get("/v1/endpoints")
+		if status == 200 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after one has left: %d", status)
+		}
+	}
+}
+
+func TestASightIsBounded(t *testing.T) {
+	s := (&peer{scope: v1.ScopePod, pod: podA}).sight(nil)
+	for i := range 2 * maxOwnEndpoints {
+		remote := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 6379)
+		if !s.event(&event.Event{Type: verdict.ConnectionReaped, NS: 1, Cookie: 1, Connection: &event.Connection{PodUID: podA, Remote: remote}}) {
+			t.Fatal("its own event is not shown")
+		}
+	}
+	if len(s.endpoints) > maxOwnEndpoints {
+		t.Errorf("%d endpoints are remembered", len(s.endpoints))
+	}
+}
+
 // Who cannot be told apart sees the least, and that is what a number of a process
 // that has ended is.
 func TestWhoIsNotKnownSeesTheLeast(t *testing.T) {

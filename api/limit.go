@@ -40,6 +40,10 @@ const (
 	requestRate  = 50
 	// refusedPause is how long the refusal of a request beyond them takes.
 	refusedPause = 100 * time.Millisecond
+	// answersEach is how many lists one guest may be sent at once: each holds on to
+	// a copy of the tables, and who does not read holds it as long as an answer may
+	// take.
+	answersEach = 4
 	// share is how much of all connections and streams those may use together
 	// who are not of the host, so that pods cannot lock the operator out.
 	share = 0.75
@@ -105,9 +109,9 @@ type guests struct {
 
 // account is what a guest has open, and what he may ask still.
 type account struct {
-	connections, streams int
-	tokens               float64
-	at                   time.Time
+	connections, streams, answers int
+	tokens                        float64
+	at                            time.Time
 }
 
 func (g *guests) init(l Limits, c *counters) {
@@ -203,6 +207,9 @@ func (g *guests) accounts(a *account, foreign bool) []*account {
 	return []*account{a, &g.total}
 }
 
+// unbound says that a peer may ask as much as it likes: root on the host.
+func (p *peer) unbound() bool { return p.uid == 0 && p.scope == v1.ScopeHost }
+
 // ask says whether the peer may make a request now.
 func (g *guests) ask(p *peer) bool {
 	g.mu.Lock()
@@ -211,13 +218,32 @@ func (g *guests) ask(p *peer) bool {
 	now := time.Now()
 	a.tokens = min(requestBurst, a.tokens+now.Sub(a.at).Seconds()*requestRate)
 	a.at = now
-	if a.tokens <= 0 && (p.uid != 0 || p.scope != v1.ScopeHost) {
+	if a.tokens <= 0 && !p.unbound() {
 		g.counts.refusedRates.Add(1)
 		return false
 	}
 	g.counts.requests.Add(1)
 	a.tokens = max(a.tokens-1, -10*requestBurst)
 	return true
+}
+
+// begin takes a place for a list, if there is one; finish must follow.
+func (g *guests) begin(p *peer) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	a := g.account(p)
+	if a.answers >= answersEach && !p.unbound() {
+		g.counts.refusedRates.Add(1)
+		return false
+	}
+	a.answers++
+	return true
+}
+
+func (g *guests) finish(p *peer) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.account(p).answers--
 }
 
 // cost charges the peer for an answer with n things in it.

@@ -138,6 +138,14 @@ func (s *Server) handler(admin bool) http.Handler {
 				fail(w, http.StatusBadRequest, v1.KindBadRequest, err.Error())
 				return
 			}
+			if rt.access == forKnown {
+				if !s.guests.begin(p) {
+					w.Header().Set("Retry-After", "1")
+					fail(w, http.StatusTooManyRequests, v1.KindTooMany, fmt.Sprintf("too many requests at once: no more than %d of this kind", answersEach))
+					return
+				}
+				defer s.guests.finish(p)
+			}
 			rt.handle(s, w, &request{Request: r, peer: p, id: id, query: q, admin: admin})
 			return
 		}

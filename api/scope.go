@@ -22,6 +22,10 @@ type sight struct {
 	endpoints map[netip.AddrPort]bool
 }
 
+// maxOwnEndpoints bounds what is remembered for a stream of where its own
+// connections have led.
+const maxOwnEndpoints = 4096
+
 func (p *peer) sight(n *view.Node) *sight {
 	s := &sight{all: p.scope == v1.ScopeHost, pod: p.pod, container: p.container, space: p.space, endpoints: map[netip.AddrPort]bool{}}
 	if s.all || n == nil {
@@ -83,7 +87,9 @@ func (s *sight) event(e *event.Event) bool {
 	}
 	if e.Cookie != 0 {
 		if k := e.Connection; k != nil && s.mine(k.PodUID, k.ContainerID) {
-			s.endpoints[k.Remote] = true
+			if len(s.endpoints) < maxOwnEndpoints { // a stream may last, and a pod may connect to anything
+				s.endpoints[k.Remote] = true
+			}
 			return true
 		}
 		return s.inSpace(e.NS)
