@@ -90,6 +90,7 @@ type Server struct {
 
 // socket is one place to listen.
 type socket struct {
+	address  string // for people; the kernel knows the socket by the name it was made under
 	listener net.Listener
 	handler  http.Handler
 	close    func()
@@ -133,7 +134,10 @@ func New(opt Options) (*Server, error) {
 		admin bool
 	}{{"redisguard-admin.sock", acting, true}, {"redisguard.sock", reading, false}} {
 		l, release := passed[sock.name], func() {}
-		if l == nil {
+		address := "unix:" + sock.at.path
+		if l != nil {
+			address = "unix:" + l.Addr().String()
+		} else {
 			if sock.at.path == "" {
 				continue
 			}
@@ -142,7 +146,7 @@ func New(opt Options) (*Server, error) {
 			}
 		}
 		s.sockets = append(s.sockets, socket{
-			listener: &guarded{UnixListener: l, server: s, admin: sock.admin}, handler: s.handler(sock.admin), close: release,
+			address: address, listener: &guarded{UnixListener: l, server: s, admin: sock.admin}, handler: s.handler(sock.admin), close: release,
 		})
 	}
 	if opt.MetricsListen != "" && opt.Metrics != nil {
@@ -152,7 +156,7 @@ func New(opt Options) (*Server, error) {
 		}
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", opt.Metrics)
-		s.sockets = append(s.sockets, socket{listener: &capped{Listener: l, slots: make(chan struct{}, 16)}, handler: mux, close: func() {}})
+		s.sockets = append(s.sockets, socket{address: "tcp:" + l.Addr().String(), listener: &capped{Listener: l, slots: make(chan struct{}, 16)}, handler: mux, close: func() {}})
 	}
 	for range writers {
 		sh, err := newShard(s)
@@ -183,7 +187,7 @@ func (s *Server) Close() {
 // Addrs are the addresses that are listened at, for the log and for tests.
 func (s *Server) Addrs() (list []string) {
 	for _, sock := range s.sockets {
-		list = append(list, sock.listener.Addr().Network()+":"+sock.listener.Addr().String())
+		list = append(list, sock.address)
 	}
 	return list
 }
@@ -226,7 +230,7 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 		wg.Go(func() {
 			if err := h.Serve(sock.listener); err != nil && !errors.Is(err, http.ErrServerClosed) {
-				s.opt.Log.Error("the API has ended", "socket", sock.listener.Addr().String(), "error", err)
+				s.opt.Log.Error("the API has ended", "socket", sock.address, "error", err)
 			}
 		})
 		wg.Go(func() {

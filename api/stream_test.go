@@ -469,6 +469,9 @@ func TestBind(t *testing.T) {
 	if _, err := New(opt(dir)); !errors.Is(err, ErrInUse) || Unavailable(err) {
 		t.Errorf("a second one: %v", err)
 	}
+	if got := s.Addrs(); !slices.Contains(got, "unix:"+dir+"/r/s") || !slices.Contains(got, "unix:"+dir+"/a/s") {
+		t.Errorf("listening at %v", got)
+	}
 	for path, want := range map[string]os.FileMode{"/r": 0o755, "/r/s": 0o666, "/a": 0o700, "/a/s": 0o600} {
 		if st, err := os.Stat(dir + path); err != nil || st.Mode().Perm() != want {
 			t.Errorf("%s has mode %v (%v), want %v", path, st.Mode(), err, want)
