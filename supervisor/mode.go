@@ -128,7 +128,7 @@ func (w *watcher) mode() event.Mode {
 		Configured: c.Mode.String(), Override: config.Mode(s.override.Load()).String(), Switch: w.switched, DryRun: s.opt.DryRun,
 	}
 	all := s.ceiling(c)
-	if w.switched {
+	if w.switched || w.off { // [watch] mode may be what turned us off
 		all = config.Off
 	}
 	m.Effective = all.String()

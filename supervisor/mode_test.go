@@ -51,3 +51,18 @@ func TestTheModeIsKept(t *testing.T) {
 		t.Errorf("watching goes as far as %v", m)
 	}
 }
+
+// Whatever turned us off, the event says so: it ends the findings, which nobody
+// follows up any more.
+func TestOffIsOff(t *testing.T) {
+	c := config.Default()
+	c.Mode, c.Watch.Mode = config.Enforce, config.Off
+	s := &Supervisor{log: slog.New(slog.DiscardHandler)}
+	s.conf.Store(&c)
+	s.override.Store(int32(config.Enforce))
+	for off, want := range map[bool]string{false: "enforce", true: "off"} {
+		if m := (&watcher{s: s, off: off}).mode(); m.Effective != want || m.Configured != "enforce" {
+			t.Errorf("off %v: %+v", off, m)
+		}
+	}
+}
