@@ -53,12 +53,16 @@ func (s *Supervisor) View(ctx context.Context) (*view.Node, error) {
 		return n, nil
 	}
 	got := make(chan *view.Node, 1)
-	if err := s.onWatcher(ctx, func(w *watcher) error { got <- w.view(); return nil }); err != nil {
+	if err := s.onWatcher(ctx, func(w *watcher) error {
+		// Kept here, so that none is kept that is older than what was asked for since.
+		n := w.view()
+		s.view.Store(n)
+		got <- n
+		return nil
+	}); err != nil {
 		return nil, err
 	}
-	n := <-got
-	s.view.Store(n)
-	return n, nil
+	return <-got, nil
 }
 
 // view copies the tables. It takes some 0.1 us a connection.
