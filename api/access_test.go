@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -296,6 +298,53 @@ func TestRefusalsAreBounded(t *testing.T) {
 	}
 	if lines := strings.Count(log.String(), "refused on the admin socket"); lines != got[403] {
 		t.Errorf("%d lines in the log of %d refusals for want of the right", lines, got[403])
+	}
+}
+
+// Who connects without end is looked at closely now and then only.
+func TestAFloodOfConnectionsCostsLittle(t *testing.T) {
+	var looks atomic.Int64
+	w := serve(t, func(o *Options) { o.Limits.ConnectionsEach = 4 }, func(s *Server) {
+		real := s.identify
+		s.identify = func(c *net.UnixConn) *peer { looks.Add(1); return real(c) }
+	})
+	w.guard.node = node()
+	var open []net.Conn
+	for range 4 {
+		c, err := net.Dial("unix", w.read)
+		must(t, err)
+		defer c.Close()
+		open = append(open, c)
+	}
+	began := time.Now()
+	for range 1000 {
+		c, err := net.Dial("unix", w.read)
+		must(t, err)
+		b, _ := io.ReadAll(c)
+		if !strings.HasPrefix(string(b), "HTTP/1.1 429 ") {
+			t.Fatalf("got %q", b)
+		}
+		c.Close()
+	}
+	if n, most := looks.Load(), 4+2+int64(time.Since(began)/awayFor); n > most {
+		t.Errorf("%d close looks in %v, want %d at most", n, time.Since(began), most)
+	}
+	if c := w.Counters(); c.RefusedConnections != 1000 {
+		t.Errorf("counted %+v", c)
+	}
+	for _, c := range open {
+		c.Close()
+	}
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		if res, err := dialer(w.read).Get("http://x/v1/status"); err == nil {
+			res.Body.Close()
+			if res.StatusCode == 200 {
+				break
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("turned away for ever")
+		}
 	}
 }
 

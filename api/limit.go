@@ -259,6 +259,40 @@ type guarded struct {
 	*net.UnixListener
 	server *Server
 	admin  bool
+	// away are processes that were turned away, and until when they are without a
+	// closer look: that costs ten times as much as the rest. It is Accept's alone.
+	away map[int32]time.Time
+}
+
+const (
+	awayFor = 100 * time.Millisecond
+	maxAway = 1024
+)
+
+// isAway says whether the process that has connected was turned away a moment ago.
+func (l *guarded) isAway(pid int32) bool {
+	until, ok := l.away[pid]
+	return ok && time.Now().Before(until)
+}
+
+// sendAway notes that it was.
+func (l *guarded) sendAway(pid int32) {
+	if l.away == nil || len(l.away) >= maxAway {
+		l.away = map[int32]time.Time{}
+	}
+	l.away[pid] = time.Now().Add(awayFor)
+}
+
+// peerPID is the process that has connected, 0 if it cannot be told.
+func peerPID(c *net.UnixConn) (pid int32) {
+	if raw, err := c.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+				pid = cred.Pid
+			}
+		})
+	}
+	return pid
 }
 
 // guest is a connection with its peer.
@@ -284,6 +318,12 @@ func (l *guarded) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
+		pid := peerPID(c)
+		if pid != 0 && l.isAway(pid) {
+			l.server.counts.refusedConnections.Add(1)
+			turnAway(c)
+			continue
+		}
 		p := l.server.identify(c)
 		if l.admin {
 			// On the account of those who may act there is nobody else.
@@ -293,6 +333,7 @@ func (l *guarded) Accept() (net.Conn, error) {
 			}
 		}
 		if !l.server.guests.enter(p) {
+			l.sendAway(pid)
 			turnAway(c)
 			continue
 		}
