@@ -37,14 +37,16 @@ func NetNSCookie() (cookie uint64, ok bool, err error) {
 // for: its process closed it and the number was used again.
 var ErrOtherSocket = errors.New("the descriptor is another socket by now")
 
-// ShutdownForeign shuts down both directions of a socket of another process: its
-// descriptor fd of process pid, only if its cookie is the given one. It is the
-// way to end a connection where the kernel lacks SOCK_DESTROY; the application
-// then reads end of file instead of ECONNABORTED.
+// WithForeignSocket calls fn with a duplicate of a socket of another process: its
+// descriptor fd of process pid, only if its cookie is the given one. While the
+// duplicate is open the application's close sends no FIN, so fn must not block, and
+// the duplicate is closed as soon as it returns.
 //
-// It needs Linux 5.6 and CAP_SYS_PTRACE. The duplicate lives only within this
-// call, since while it is open the application's close sends no FIN.
-func ShutdownForeign(pid, fd int, cookie uint64) error {
+// It needs Linux 5.6 and CAP_SYS_PTRACE. The error is what fn returned, or wraps
+// unix.ESRCH where the process has ended, unix.EBADF where it has closed the
+// descriptor, ErrOtherSocket where that is something else by now, and unix.EPERM
+// where we may not (no CAP_SYS_PTRACE, Yama's scope 3, a seccomp filter).
+func WithForeignSocket(pid, fd int, cookie uint64, fn func(fd int) error) error {
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return fmt.Errorf("cannot open pidfd of process %d: %w", pid, err)
@@ -60,12 +62,21 @@ func ShutdownForeign(pid, fd int, cookie uint64) error {
 		return fmt.Errorf("cannot read cookie of descriptor %d of process %d: %w", fd, pid, errors.Join(err, ErrOtherSocket))
 	}
 	if have != cookie {
-		return fmt.Errorf("cannot shut down descriptor %d of process %d: %w", fd, pid, ErrOtherSocket)
+		return fmt.Errorf("cannot use descriptor %d of process %d: %w", fd, pid, ErrOtherSocket)
 	}
-	if err := unix.Shutdown(dup, unix.SHUT_RDWR); err != nil {
-		return fmt.Errorf("cannot shut down descriptor %d of process %d: %w", fd, pid, err)
-	}
-	return nil
+	return fn(dup)
+}
+
+// ShutdownForeign shuts down both directions of a socket of another process, see
+// WithForeignSocket. It is the way to end a connection where the kernel lacks
+// SOCK_DESTROY; the application then reads end of file instead of ECONNABORTED.
+func ShutdownForeign(pid, fd int, cookie uint64) error {
+	return WithForeignSocket(pid, fd, cookie, func(dup int) error {
+		if err := unix.Shutdown(dup, unix.SHUT_RDWR); err != nil {
+			return fmt.Errorf("cannot shut down descriptor %d of process %d: %w", fd, pid, err)
+		}
+		return nil
+	})
 }
 
 // HasCapability says whether this process has a capability (unix.CAP_...) in

@@ -1,0 +1,223 @@
+// Package keepalive reads, sets and verifies the TCP options by which the kernel
+// itself finds out that a peer is gone, on sockets of other processes.
+//
+// An idle connection notices nothing of a peer that vanished, until keepalive asks.
+// The kernel asks only where the application turned it on, and then by default
+// after two hours (net.ipv4.tcp_keepalive_time). Set on the socket, it asks as soon
+// as we say, and goes on doing so when we are gone.
+//
+// A socket is reached through pidfd_getfd (Linux 5.6, CAP_SYS_PTRACE), and its
+// cookie is compared before anything is set, so neither a pid nor a descriptor that
+// was used again can be hit.
+package keepalive
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/redisguard/redisguard/internal/sys"
+)
+
+// Options are the options of a socket. The kernel counts Idle and Interval in
+// seconds, the other times in milliseconds.
+type Options struct {
+	// Keepalive is SO_KEEPALIVE: without it the next three mean nothing.
+	Keepalive bool
+	// Idle is TCP_KEEPIDLE: how long nothing was received before the first probe,
+	// 1 s to 32767 s. Interval is TCP_KEEPINTVL, the time between two probes, of
+	// the same range; Count is TCP_KEEPCNT, how many in a row must be unanswered
+	// for the kernel to end the connection, 1 to 127 (MAX_TCP_KEEP* in
+	// include/net/tcp.h).
+	Idle, Interval time.Duration
+	Count          int
+	// UserTimeout is TCP_USER_TIMEOUT: how long data may be unacknowledged, or a
+	// window closed. 0 is unset. Where it is set, the kernel ignores Count and
+	// tcp_retries2, and ends the connection to a *living* peer that keeps its
+	// window closed for so long (Redis in a long script while a client
+	// pipelines).
+	UserTimeout time.Duration
+	// RTOMax is TCP_RTO_MAX_MS (Linux 6.15), the longest pause between two
+	// retransmissions, 1 s to 120 s, which is the kernel's own. 0 is a kernel that
+	// does not have it.
+	RTOMax time.Duration
+}
+
+const (
+	// tcpRTOMaxMs is TCP_RTO_MAX_MS of include/uapi/linux/tcp.h.
+	tcpRTOMaxMs = 44
+	// rtoMaxDefault is TCP_RTO_MAX of include/net/tcp.h.
+	rtoMaxDefault = 120 * time.Second
+)
+
+// String says what the options mean: after how long a silent peer is noticed.
+func (o Options) String() string {
+	var parts []string
+	if o.Keepalive {
+		parts = append(parts, fmt.Sprintf("keepalive %v + %d x %v: an idle connection ends after %v", o.Idle, o.Count, o.Interval, o.Idle+time.Duration(o.Count)*o.Interval))
+	} else {
+		parts = append(parts, "no keepalive: an idle connection never ends")
+	}
+	if o.UserTimeout > 0 {
+		parts = append(parts, fmt.Sprintf("user timeout %v", o.UserTimeout))
+	}
+	if o.RTOMax > 0 && o.RTOMax < rtoMaxDefault {
+		parts = append(parts, fmt.Sprintf("retransmissions at most %v apart", o.RTOMax))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// Plan is what a socket with the options have is to get, so that it notices a
+// silent peer at least as soon as want says. Where the application turned keepalive
+// on itself, each value that is stricter already is left. Options that want does
+// not set (UserTimeout and RTOMax of 0) are left as well.
+func Plan(have, want Options) Options {
+	plan := have
+	if want.Keepalive {
+		if plan.Keepalive {
+			plan.Idle = min(have.Idle, want.Idle)
+			plan.Interval = min(have.Interval, want.Interval)
+			plan.Count = min(have.Count, want.Count)
+		} else {
+			// What stands there are the namespace's defaults, which nobody chose.
+			plan.Keepalive, plan.Idle, plan.Interval, plan.Count = true, want.Idle, want.Interval, want.Count
+		}
+	}
+	if want.UserTimeout > 0 && (have.UserTimeout == 0 || have.UserTimeout > want.UserTimeout) {
+		plan.UserTimeout = want.UserTimeout
+	}
+	if want.RTOMax > 0 && (have.RTOMax == 0 || have.RTOMax > want.RTOMax) {
+		plan.RTOMax = want.RTOMax
+	}
+	return plan
+}
+
+// Socket names a TCP socket of another process.
+type Socket struct {
+	PID, FD int
+	Cookie  uint64
+}
+
+// The errors after which a caller goes another way.
+var (
+	// ErrGone: the process has ended, or has closed the descriptor.
+	ErrGone = errors.New("the socket is gone")
+	// ErrOther: the descriptor is another socket by now.
+	ErrOther = sys.ErrOtherSocket
+	// ErrNotPermitted: CAP_SYS_PTRACE is missing, or Yama's scope is 3, or a
+	// seccomp filter is in the way.
+	ErrNotPermitted = errors.New("not permitted")
+	// ErrNotSupported: the kernel has no pidfd_getfd.
+	ErrNotSupported = errors.New("not supported by this kernel")
+	// ErrNotTaken: the kernel said yes and kept another value.
+	ErrNotTaken = errors.New("the kernel did not take the options")
+)
+
+// Read returns the options of a socket.
+func Read(s Socket) (o Options, err error) {
+	err = s.with(func(fd int) (err error) {
+		o, err = read(fd)
+		return err
+	})
+	return o, err
+}
+
+// Set gives a socket what plan makes of the options that it has, and reads them back.
+// It returns what there was and what there is.
+func Set(s Socket, plan func(have Options) Options) (before, after Options, err error) {
+	err = s.with(func(fd int) (err error) {
+		if before, err = read(fd); err != nil {
+			return err
+		}
+		want := plan(before)
+		after = before
+		if want == before {
+			return nil
+		}
+		if err = write(fd, before, want); err != nil {
+			return err
+		}
+		if after, err = read(fd); err == nil && after != want {
+			err = fmt.Errorf("%w: asked for %v, has %v", ErrNotTaken, want, after)
+		}
+		return err
+	})
+	return before, after, err
+}
+
+// with runs fn on a duplicate of the socket, see sys.WithForeignSocket.
+func (s Socket) with(fn func(fd int) error) error {
+	err := sys.WithForeignSocket(s.PID, s.FD, s.Cookie, fn)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.ESRCH), errors.Is(err, unix.EBADF):
+		return fmt.Errorf("%w: %w", ErrGone, err)
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return fmt.Errorf("%w: %w", ErrNotPermitted, err)
+	case errors.Is(err, unix.ENOSYS):
+		return fmt.Errorf("%w: %w", ErrNotSupported, err)
+	}
+	return err
+}
+
+func read(fd int) (o Options, err error) {
+	get := func(level, opt int) int {
+		if err != nil {
+			return 0
+		}
+		var v int
+		if v, err = unix.GetsockoptInt(fd, level, opt); err != nil {
+			err = fmt.Errorf("cannot read option %d of level %d: %w", opt, level, err)
+		}
+		return v
+	}
+	if get(unix.SOL_SOCKET, unix.SO_PROTOCOL) != unix.IPPROTO_TCP && err == nil {
+		return o, fmt.Errorf("%w: no TCP socket", ErrOther)
+	}
+	o.Keepalive = get(unix.SOL_SOCKET, unix.SO_KEEPALIVE) != 0
+	o.Idle = time.Duration(get(unix.IPPROTO_TCP, unix.TCP_KEEPIDLE)) * time.Second
+	o.Interval = time.Duration(get(unix.IPPROTO_TCP, unix.TCP_KEEPINTVL)) * time.Second
+	o.Count = get(unix.IPPROTO_TCP, unix.TCP_KEEPCNT)
+	o.UserTimeout = time.Duration(get(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT)) * time.Millisecond
+	if err != nil {
+		return o, err
+	}
+	ms, rerr := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, tcpRTOMaxMs)
+	switch {
+	case rerr == nil:
+		o.RTOMax = time.Duration(ms) * time.Millisecond
+	case !errors.Is(rerr, unix.ENOPROTOOPT): // Linux before 6.15
+		return o, fmt.Errorf("cannot read TCP_RTO_MAX_MS: %w", rerr)
+	}
+	return o, nil
+}
+
+// write sets what differs. SO_KEEPALIVE comes last: it starts the timer, by the
+// values that are there.
+func write(fd int, have, want Options) error {
+	set := func(differs bool, name string, level, opt, v int) error {
+		if !differs {
+			return nil
+		}
+		if err := unix.SetsockoptInt(fd, level, opt, v); err != nil {
+			return fmt.Errorf("cannot set %s to %d: %w", name, v, err)
+		}
+		return nil
+	}
+	on := 0
+	if want.Keepalive {
+		on = 1
+	}
+	return errors.Join(
+		set(have.Idle != want.Idle, "TCP_KEEPIDLE", unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(want.Idle/time.Second)),
+		set(have.Interval != want.Interval, "TCP_KEEPINTVL", unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(want.Interval/time.Second)),
+		set(have.Count != want.Count, "TCP_KEEPCNT", unix.IPPROTO_TCP, unix.TCP_KEEPCNT, want.Count),
+		set(have.UserTimeout != want.UserTimeout, "TCP_USER_TIMEOUT", unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(want.UserTimeout/time.Millisecond)),
+		set(have.RTOMax != want.RTOMax, "TCP_RTO_MAX_MS", unix.IPPROTO_TCP, tcpRTOMaxMs, int(want.RTOMax/time.Millisecond)),
+		set(have.Keepalive != want.Keepalive, "SO_KEEPALIVE", unix.SOL_SOCKET, unix.SO_KEEPALIVE, on),
+	)
+}
