@@ -177,6 +177,7 @@ type Config struct {
 	Watch   WatchSection
 	Exclude ExcludeSection
 	Tune    TuneSection
+	Arm     ArmSection
 	Reap    ReapSection
 	Policy  PolicySection
 	Audit   AuditSection
@@ -230,6 +231,17 @@ type TuneSection struct {
 	Override           bool // write over values that somebody has chosen
 	RedisServers       bool // also where Redis itself listens
 	RestoreOnStop      bool
+}
+
+// ArmSection is [arm]. 0 leaves UserTimeout and RTOMax alone.
+type ArmSection struct {
+	Mode              Mode
+	KeepaliveIdle     time.Duration // whole seconds
+	KeepaliveInterval time.Duration // whole seconds
+	KeepaliveCount    int
+	Canary            bool
+	UserTimeout       time.Duration
+	RTOMax            time.Duration
 }
 
 // ReapSection is [reap].
@@ -308,6 +320,7 @@ func Default() Config {
 			Mode: Enforce, TCPRetries2: 5, TCPKeepaliveTime: 15, TCPKeepaliveIntvl: 5, TCPKeepaliveProbes: 3, TCPSynRetries: 3,
 			TCPRtoMaxMs: Leave, TCPOrphanRetries: Leave, TCPFinTimeout: Leave,
 		},
+		Arm: ArmSection{Mode: Enforce, KeepaliveIdle: 10 * time.Second, KeepaliveInterval: 3 * time.Second, KeepaliveCount: 5, Canary: true},
 		Reap: ReapSection{
 			Mode:       Enforce,
 			Rate:       500,
@@ -433,6 +446,14 @@ func (c *Config) keys() []key {
 		boolKey("tune.override", &c.Tune.Override),
 		boolKey("tune.redis_servers", &c.Tune.RedisServers),
 		boolKey("tune.restore_on_stop", &c.Tune.RestoreOnStop),
+
+		enumKey("arm.mode", &c.Arm.Mode, modes...),
+		wholeSeconds(durationKey("arm.keepalive_idle", &c.Arm.KeepaliveIdle, time.Second, 32767*time.Second), &c.Arm.KeepaliveIdle),
+		wholeSeconds(durationKey("arm.keepalive_interval", &c.Arm.KeepaliveInterval, time.Second, 32767*time.Second), &c.Arm.KeepaliveInterval),
+		intKey("arm.keepalive_count", &c.Arm.KeepaliveCount, 1, 127),
+		boolKey("arm.canary", &c.Arm.Canary),
+		orZero(durationKey("arm.user_timeout", &c.Arm.UserTimeout, time.Second, time.Hour), &c.Arm.UserTimeout),
+		orZero(durationKey("arm.rto_max", &c.Arm.RTOMax, time.Second, 2*time.Minute), &c.Arm.RTOMax),
 
 		enumKey("reap.mode", &c.Reap.Mode, modes...),
 		orZero(durationKey("reap.down_after", &c.Reap.DownAfter, 200*time.Millisecond, 10*time.Minute), &c.Reap.DownAfter),

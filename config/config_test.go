@@ -165,6 +165,15 @@ dump_cpu = 0.5
 discovery = "200ms"
 tick = "50ms"
 births = "off"
+[arm]
+mode = "observe"
+keepalive_idle = "20s"
+keepalive_interval = "4s"
+keepalive_count = 6
+canary = false
+user_timeout = "1m"
+rto_max = "5s"
+
 [tune]
 mode = "observe"
 scope = ["shop", "cart-*"]
@@ -228,6 +237,8 @@ listen = "[::1]:9420"
 			TCPKeepaliveProbes: 4, TCPSynRetries: 2, TCPRtoMaxMs: 5000, TCPOrphanRetries: 0, TCPFinTimeout: 30, Drift: DriftRepair, Override: true,
 			RedisServers: true, RestoreOnStop: true,
 		},
+		Arm: ArmSection{Mode: Observe, KeepaliveIdle: 20 * time.Second, KeepaliveInterval: 4 * time.Second, KeepaliveCount: 6,
+			UserTimeout: time.Minute, RTOMax: 5 * time.Second},
 		Reap:   ReapSection{Mode: Off, DownAfter: 1500 * time.Millisecond, Rate: 100, Burst: 1, MaxShare: 1, MinSilence: time.Second},
 		Policy: PolicySection{OnDown: ReactIgnore, OnUnresponsive: ReactReap},
 		Audit:  AuditSection{File: "/var/log/a", MaxSize: 1 << 20},
@@ -259,7 +270,8 @@ func TestParseErrors(t *testing.T) {
 		"like nothing":      {"[log]\nsquirrel_count = 1", `f:2: log.squirrel_count: unknown key; allowed: in [log] level, format`},
 		"odd characters":    {"\"a\\nb\\u001b\" = 1", `f:1: "a\nb\x1b": unknown key`},
 
-		"table to come": {"[arm]\nmode = 'off'", `f:1: [arm]: this version of redisguard does not know it yet, so it would have no effect; allowed: take it out`},
+		"part of a second": {"[arm]\nkeepalive_idle = '1500ms'", `f:2: arm.keepalive_idle: "1.5s" has a part of a second; allowed: a duration with its unit from "1s" to "9h6m7s", in whole seconds`},
+		"table to come":    {"[detour]\nmode = 'off'", `f:1: [detour]: this version of redisguard does not know it yet, so it would have no effect; allowed: take it out`},
 		// The library keeps the position of the last of several.
 		"target to come":       {"mode = 'off'\n\n[[target]]\nname = 'a'\n[[target]]\nname = 'b'", `f:5: [target]: this version of redisguard does not know it yet, so it would have no effect; allowed: take it out`},
 		"dotted table to come": {"\ndetour.mode = 'off'", `f:2: [detour]: this version of redisguard does not know it yet, so it would have no effect; allowed: take it out`},

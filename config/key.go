@@ -184,6 +184,19 @@ func orZero(k key, field *time.Duration) key {
 	return k
 }
 
+// wholeSeconds is for what the kernel counts in seconds.
+func wholeSeconds(k key, field *time.Duration) key {
+	check := k.check
+	k.allowed += ", in whole seconds"
+	k.check = func() string {
+		if *field%time.Second != 0 {
+			return fmt.Sprintf("%q has a part of a second", short(*field))
+		}
+		return check()
+	}
+	return k
+}
+
 // orLeave lets a number also be "", which leaves a sysctl as it is.
 func orLeave(k key, field *int) key {
 	decode, check, show := k.decode, k.check, k.show

@@ -274,7 +274,7 @@ func (d *decoder) setting(name string, p toml.Primitive) {
 // unknown is the error for a key that is none of ours.
 func (d *decoder) unknown(name string, line int) *Error {
 	switch name {
-	case "arm", "detour", "target":
+	case "detour", "target":
 		return &Error{Key: "[" + name + "]", Line: line,
 			Problem: "this version of redisguard does not know it yet, so it would have no effect", Allowed: "take it out"}
 	case "policy.on_demoted", "policy.on_removed", "policy.on_replaced", "policy.on_address_withdrawn":

@@ -20,7 +20,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/redisguard/redisguard/lab"
-	"github.com/redisguard/redisguard/supervisor"
 	"github.com/redisguard/redisguard/verdict"
 )
 
@@ -149,12 +148,13 @@ func configFile(t *testing.T, lines ...string) string {
 // startDaemon runs the program until the test ends, at the latest.
 func startDaemon(t *testing.T, c daemonConfig) *daemon {
 	t.Helper()
+	program := built(t)
+	// Its own, which an heir shares.
+	state := filepath.Join(filepath.Dir(program), "state-"+strings.ReplaceAll(t.Name(), "/", "_"))
 	if !c.heir {
-		if err := os.RemoveAll(supervisor.StateDir); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.RemoveAll(state))
 	}
-	args := append([]string{built(t), "run", "--config", configFile(t, c.lines...)}, c.args...)
+	args := append([]string{program, "run", "--config", configFile(t, c.lines...), "--state-dir", state}, c.args...)
 	env := os.Environ()
 	if len(c.drop) > 0 {
 		var list []string

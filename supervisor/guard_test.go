@@ -43,6 +43,7 @@ func base() config.Config {
 	c.Profile = config.Fast
 	// What the kernel does by itself is not what these tests are about.
 	c.Tune.Mode = config.Off
+	c.Arm.Mode = config.Off
 	return c
 }
 

@@ -68,26 +68,11 @@ func Exemptions() []Exemption {
 // we touch live.
 func (s *Supervisor) permit(c *config.Config, k *tcpstate.Connection, o *ownership) (verdict.Permit, Exemption, string) {
 	no := func(x Exemption, why string) (verdict.Permit, Exemption, string) { return verdict.ObserveOnly, x, why }
-	switch {
-	case k.MPTCP:
-		return no(ExemptMPTCP, "MPTCP connections cannot be ended one by one")
-	case k.Inode == 0:
-		return no(ExemptOrphan, "no application holds it any more")
-	case o.owner != nil && o.owner.Process.PID == os.Getpid():
-		return no(ExemptOwn, "it is our own")
-	case s.powerless:
-		return no(ExemptRight, whyPrivilege)
-	case !o.asked:
-		return no(ExemptUnknown, "its process is not known yet")
-	case o.redis != "":
-		return no(ExemptRedis, "Redis itself: its process "+o.redis)
-	case o.owner == nil && o.listens:
-		return no(ExemptUnknown, "its process is not known, and Redis listens in this namespace")
-	case o.owner == nil && excludes(c):
-		return no(ExemptUnknown, "its process is not known, and [exclude] names some")
-	}
-	if x, why := excluded(c, o, k.UID); why != "" {
+	if x, why := s.touchable(c, k, o); x != NotExempt {
 		return no(x, why)
+	}
+	if s.powerless {
+		return no(ExemptRight, whyPrivilege)
 	}
 	if s.opt.DryRun {
 		return no(ExemptDryRun, whyDryRun)
@@ -96,6 +81,27 @@ func (s *Supervisor) permit(c *config.Config, k *tcpstate.Connection, o *ownersh
 		return no(ExemptMode, whyMode+m.String())
 	}
 	return verdict.MayReap, NotExempt, ""
+}
+
+// touchable says whether a connection may be touched at all, by whatever job.
+func (s *Supervisor) touchable(c *config.Config, k *tcpstate.Connection, o *ownership) (Exemption, string) {
+	switch {
+	case k.MPTCP:
+		return ExemptMPTCP, "MPTCP connections cannot be ended one by one"
+	case k.Inode == 0:
+		return ExemptOrphan, "no application holds it any more"
+	case o.owner != nil && o.owner.Process.PID == os.Getpid():
+		return ExemptOwn, "it is our own"
+	case !o.asked:
+		return ExemptUnknown, "its process is not known yet"
+	case o.redis != "":
+		return ExemptRedis, "Redis itself: its process " + o.redis
+	case o.owner == nil && o.listens:
+		return ExemptUnknown, "its process is not known, and Redis listens in this namespace"
+	case o.owner == nil && excludes(c):
+		return ExemptUnknown, "its process is not known, and [exclude] names some"
+	}
+	return excluded(c, o, k.UID)
 }
 
 func excludes(c *config.Config) bool {

@@ -88,7 +88,9 @@ type Supervisor struct {
 	refresh  chan struct{}   // watcher to discoverer: a way in is broken; room for one
 	restart  chan struct{}   // watcher to discoverer: forget what was seen; room for one
 
-	tenants    chan []tenants // watcher to tuner; room for one
+	tenants    chan []tenants   // watcher to tuner; room for one
+	arms       chan []*armJob   // watcher to armer
+	armResults chan []armResult // armer to watcher
 	tuning     atomic.Pointer[map[netns.ID]*view.Tune]
 	cannotTune atomic.Bool // for want of a right
 
@@ -114,6 +116,7 @@ type stats struct {
 	attributions, unexplained atomic.Int64
 	auditDropped              atomic.Int64
 	births, birthsLost        atomic.Int64
+	armed, armFailed          atomic.Int64
 }
 
 // Stats is a reading of the counters, each since the start unless it says
@@ -141,6 +144,9 @@ type Stats struct {
 	// Births counts new connections that the kernel's tracepoint told of,
 	// BirthsLost those it could not tell for want of room.
 	Births, BirthsLost int64
+	// Armed and ArmFailed count how often options were set on a connection, and
+	// could not be.
+	Armed, ArmFailed int64
 }
 
 // New checks what this kernel and these privileges allow and returns a
@@ -148,21 +154,23 @@ type Stats struct {
 // and is an error only if nothing can be observed at all.
 func New(opt Options) (*Supervisor, error) {
 	s := &Supervisor{
-		opt:      opt,
-		log:      opt.Log,
-		found:    make(chan found, 16),
-		spaces:   make(chan spaceList, 1),
-		changed:  make(chan struct{}, 1),
-		ask:      make(chan []*subject, 64),
-		answered: make(chan []answer, 64),
-		results:  make(chan result, 64),
-		hot:      make(chan netns.ID, 256),
-		refresh:  make(chan struct{}, 1),
-		restart:  make(chan struct{}, 1),
-		tenants:  make(chan []tenants, 1),
-		asks:     make(chan func(*watcher) error),
-		viewing:  make(chan struct{}, 1),
-		figures:  newFigures(),
+		opt:        opt,
+		log:        opt.Log,
+		found:      make(chan found, 16),
+		spaces:     make(chan spaceList, 1),
+		changed:    make(chan struct{}, 1),
+		ask:        make(chan []*subject, 64),
+		answered:   make(chan []answer, 64),
+		results:    make(chan result, 64),
+		hot:        make(chan netns.ID, 256),
+		refresh:    make(chan struct{}, 1),
+		restart:    make(chan struct{}, 1),
+		tenants:    make(chan []tenants, 1),
+		arms:       make(chan []*armJob, 1),
+		armResults: make(chan []armResult, 1),
+		asks:       make(chan func(*watcher) error),
+		viewing:    make(chan struct{}, 1),
+		figures:    newFigures(),
 	}
 	s.errands.init(maxProbes)
 	s.looks.init(maxLooks)
@@ -208,7 +216,7 @@ func (s *Supervisor) Stats() Stats {
 		Gets: c.gets.Load(), Steps: c.steps.Load(), Late: c.late.Load(), Probes: c.probes.Load(), SkippedErrands: c.skippedErrands.Load(),
 		Reaped: c.reaped.Load(), Spared: c.spared.Load(), Failed: c.failed.Load(), Discovery: time.Duration(c.oldestDump.Load()),
 		Attributions: c.attributions.Load(), Unexplained: c.unexplained.Load(), AuditDropped: c.auditDropped.Load(),
-		Births: c.births.Load(), BirthsLost: c.birthsLost.Load(),
+		Births: c.births.Load(), BirthsLost: c.birthsLost.Load(), Armed: c.armed.Load(), ArmFailed: c.armFailed.Load(),
 	}
 }
 
@@ -221,7 +229,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	for _, loop := range []func(context.Context) error{s.watch, s.discover, s.attribute, s.tune} {
+	for _, loop := range []func(context.Context) error{s.watch, s.discover, s.attribute, s.tune, s.armer} {
 		wg.Go(func() {
 			// A loop that fails takes the daemon with it: half a guard would
 			// look like a whole one. The service manager starts it anew.

@@ -88,7 +88,7 @@ func (w *watcher) view() *view.Node {
 				why = "observed only"
 			}
 			n.Connections = append(n.Connections, view.Connection{
-				Key: t.key, Space: at, TCP: t.conn, Seen: clock.Add(t.seen - now), Owner: t.own.owner, WhyNot: why, Exempt: string(t.exempt),
+				Key: t.key, Space: at, TCP: t.conn, Seen: clock.Add(t.seen - now), Owner: t.own.owner, WhyNot: why, Exempt: string(t.exempt), Arm: t.arm.view(),
 			})
 		}
 	}

@@ -63,6 +63,7 @@ type tracked struct {
 	space     *space
 	conn      tcpstate.Connection // as last seen
 	own       ownership
+	arm       armed
 	round     uint64        // in which it was last looked at
 	seen      time.Duration // when it was last looked at
 	forgotten bool          // it is not in the table any more
@@ -113,7 +114,9 @@ type watcher struct {
 	told     event.Mode  // as published last
 	askedBy  *event.Peer // who asks for what is being done; nil is nobody
 	asked    allowance
-	news     news                         // for the tuner
+	news     news // for the tuner
+	nextArm  time.Duration
+	toldArm  bool
 	left     map[verdict.ConnKey]*tracked // gone since the last step, which may speak of them
 
 	// Kept for their memory.
@@ -182,6 +185,8 @@ func (w *watcher) loop(ctx context.Context) error {
 			w.takeAnswers(answers)
 		case r := <-s.results:
 			w.takeResult(r)
+		case r := <-s.armResults:
+			w.takeArmed(r)
 		case do := <-s.asks:
 			if err := do(w); err != nil {
 				return err
@@ -213,6 +218,7 @@ func (w *watcher) loop(ctx context.Context) error {
 			continue
 		}
 		w.tellTuner(now)
+		w.arm(now)
 		tick := c.Watch.Tick
 		if n := len(w.suspects); n > 0 {
 			tick = min(tick, suspectTick+time.Duration(n)*suspectTickEach)
@@ -264,6 +270,8 @@ func (w *watcher) drain(ctx context.Context) {
 			w.takeAnswers(answers)
 		case r := <-s.results:
 			w.takeResult(r)
+		case r := <-s.armResults:
+			w.takeArmed(r)
 		default:
 			return
 		}
@@ -477,7 +485,7 @@ func (w *watcher) askUnknown() {
 	var ask []*subject
 	for _, t := range w.conns {
 		o := &t.own
-		if t.conn.Inode != 0 && (!o.asked || o.owner == nil || o.owner.Workload.PodUID != "" && o.owner.PodName == "") {
+		if t.conn.Inode != 0 && (!o.asked || t.arm.lost || o.owner == nil || o.owner.Workload.PodUID != "" && o.owner.PodName == "") {
 			if ask = append(ask, subjectOf(t)); len(ask) == maxAskAgain {
 				break
 			}
@@ -520,6 +528,7 @@ func (w *watcher) takeAnswers(answers []answer) {
 	for i := range answers {
 		if t := w.conns[answers[i].key]; t != nil {
 			t.own = answers[i].own
+			t.arm.lost = false
 			w.news.soon = true
 			w.tell(t)
 		}

@@ -100,6 +100,36 @@ type Connection struct {
 	// WhyNot says why it may not be reaped, empty if it may; Exempt is the kind
 	// of reason.
 	WhyNot, Exempt string
+	// Arm is zero where nobody looked at its options.
+	Arm Arm
+}
+
+// ArmState is how it stands with the keepalive of a connection.
+type ArmState string
+
+// The states.
+const (
+	ArmDone    ArmState = "armed"   // redisguard has set its options
+	ArmLeft    ArmState = "left"    // its application has chosen stricter ones
+	ArmPlanned ArmState = "planned" // it would be armed, but for the mode
+	ArmWaiting ArmState = "waiting" // its process is not known yet, or it is not connected
+	ArmExempt  ArmState = "exempt"  // it is not to be touched
+	ArmFailed  ArmState = "failed"
+)
+
+// ArmStates are all of them.
+func ArmStates() []ArmState {
+	return []ArmState{ArmDone, ArmLeft, ArmPlanned, ArmWaiting, ArmExempt, ArmFailed}
+}
+
+// Arm is how a connection finds out by itself that its peer is gone.
+type Arm struct {
+	State ArmState
+	Why   string // where it is not armed
+	// Canary says that it asks often, for all idle connections of its path.
+	Canary bool
+	// Meaning says in words what its options mean, empty where they are not known.
+	Meaning string
 }
 
 // Reapable says whether it may be reaped.
