@@ -185,6 +185,9 @@ func wireConnection(n *view.Node, c *view.Connection, f *event.Finding) v1.Conne
 	var d time.Duration
 	w.Health, d = health(c, f, n.At)
 	w.StalledMs = d.Milliseconds()
+	if a := &c.Arm; a.State != "" {
+		w.Arm = &v1.Arm{State: v1.ArmState(a.State), Why: a.Why, Canary: a.Canary, Meaning: a.Meaning}
+	}
 	return w
 }
 

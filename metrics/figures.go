@@ -11,6 +11,7 @@ import (
 	"github.com/redisguard/redisguard/supervisor"
 	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/verdict"
+	"github.com/redisguard/redisguard/view"
 )
 
 const (
@@ -167,6 +168,28 @@ func all() []figure {
 				for _, x := range supervisor.Exemptions() {
 					say(float64(n[string(x)]), string(x))
 				}
+			},
+		},
+		{
+			name: "redisguard_connections_armed", labels: []string{"state"}, kind: gauge,
+			help: "Watched connections by how it stands with their keepalive; canary is one of those that are armed.",
+			count: func(r *reading, say func(float64, ...string)) {
+				if r.node == nil {
+					return
+				}
+				n := map[view.ArmState]int{}
+				canaries := 0
+				for i := range r.node.Connections {
+					a := &r.node.Connections[i].Arm
+					n[a.State]++
+					if a.Canary {
+						canaries++
+					}
+				}
+				for _, st := range view.ArmStates() {
+					say(float64(n[st]), string(st))
+				}
+				say(float64(canaries), "canary")
 			},
 		},
 		number(gauge, "redisguard_namespaces", "Network namespaces of this node.", func(r *reading) int64 { return r.Namespaces }),

@@ -44,7 +44,7 @@ type ModeStatus struct {
 
 // Job is one of the guard's jobs and how far it goes now.
 type Job struct {
-	Name string `json:"name"` // "watch", "tune" or "reap"
+	Name string `json:"name"` // "watch", "tune", "arm" or "reap"
 	Mode Mode   `json:"mode"`
 	Why  string `json:"why,omitempty"` // what keeps it from enforce
 }
@@ -176,6 +176,31 @@ type Connection struct {
 	SegmentsIn        int64     `json:"segments_in"`
 	SegmentsOutOfData int64     `json:"data_segments_out"`
 	MPTCP             bool      `json:"mptcp,omitempty"`
+	// Arm is left out where nobody has looked at its options.
+	Arm *Arm `json:"arm,omitempty"`
+}
+
+// ArmState is how it stands with the keepalive of a connection.
+type ArmState string
+
+// The states.
+const (
+	ArmDone    ArmState = "armed"   // redisguard has set it
+	ArmLeft    ArmState = "left"    // its application has chosen stricter values
+	ArmPlanned ArmState = "planned" // it would be set, but for the mode
+	ArmWaiting ArmState = "waiting" // its process is not known yet, or it is not connected
+	ArmExempt  ArmState = "exempt"  // not to be touched
+	ArmFailed  ArmState = "failed"
+)
+
+// Arm is how a connection finds out by itself that its peer is gone.
+type Arm struct {
+	State ArmState `json:"state"`
+	Why   string   `json:"why,omitempty"` // where it is not armed
+	// Canary says that it asks often, for all idle connections of its namespace to
+	// the endpoint.
+	Canary  bool   `json:"canary,omitempty"`
+	Meaning string `json:"meaning,omitempty"` // of its options, in words
 }
 
 // Process is a process and what it belongs to. Its words about itself (Command,

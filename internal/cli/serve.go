@@ -92,7 +92,7 @@ func (s *source) Info() v1.Status {
 	st := s.guard.Stats()
 	out := v1.Status{
 		Version: s.version.Version, Revision: s.version.Revision, Kernel: s.version.Kernel, Started: &s.started,
-		Jobs:    []v1.Job{job("watch", watch, c.Mode, c.Watch.Mode), job("tune", s.guard.TuneMode(), watch, c.Tune.Mode), job("reap", reap, watch, c.Reap.Mode)},
+		Jobs:    []v1.Job{job("watch", watch, c.Mode, c.Watch.Mode), job("tune", s.guard.TuneMode(), watch, c.Tune.Mode), job("arm", s.guard.ArmMode(), watch, c.Arm.Mode), job("reap", reap, watch, c.Reap.Mode)},
 		Profile: c.Profile.String(), DownAfterMs: c.EffectiveDownAfter().Milliseconds(),
 		Counters: &v1.Counters{
 			Reaped: st.Reaped, Spared: st.Spared, Failed: st.Failed, Probes: st.Probes, Dumps: st.Dumps, Gets: st.Gets, Steps: st.Steps, Late: st.Late,
