@@ -184,7 +184,8 @@ func (st *story) belongs(e *event.Event, from, to time.Time) bool {
 	switch e.Type {
 	case verdict.EndpointSuspect, verdict.EndpointDown, verdict.EndpointUp:
 		return st.endpoint && e.NS == st.path.NS && e.Endpoint == st.path.Endpoint
-	case verdict.GuardDoubt, verdict.GuardDoubtOver:
+	case verdict.GuardDoubt, verdict.GuardDoubtOver,
+		event.NamespaceTuned, event.NamespaceRestored, event.NamespaceDrift, event.NamespaceDriftOver, event.TuneFailed, event.TuneResumed:
 		return e.NS == st.ns
 	case verdict.ConnectionRecovered:
 		// Its own cookie is that of the client's new connection.
@@ -210,4 +211,6 @@ var parts = map[verdict.EventType]v1.Part{
 	verdict.ConnectionJudged: v1.PartJudged, verdict.ConnectionReaped: v1.PartDone, verdict.ConnectionRecovered: v1.PartAfter,
 	verdict.ClientNotBack: v1.PartAfter, verdict.GuardDoubt: v1.PartJudged, verdict.GuardDoubtOver: v1.PartJudged, verdict.GuardBreaker: v1.PartJudged,
 	event.ModeChanged: v1.PartDone, event.ConfigChanged: v1.PartDone, event.ConfigRefused: v1.PartSeen,
+	event.NamespaceTuned: v1.PartDone, event.NamespaceRestored: v1.PartDone, event.NamespaceDrift: v1.PartSeen, event.NamespaceDriftOver: v1.PartAfter,
+	event.TuneFailed: v1.PartJudged, event.TuneResumed: v1.PartAfter,
 }
