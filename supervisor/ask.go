@@ -70,16 +70,10 @@ func (w *watcher) reapAsked(r *view.Reap) ([]view.Reaped, error) {
 	var batch []int // of one namespace, to be tried
 	for i, t := range all {
 		list[i] = view.Reaped{Key: t.key, Local: t.conn.Local, Remote: t.conn.Remote, UID: t.conn.UID, Owner: t.own.owner}
-		switch {
-		case t.permit != verdict.MayReap:
-			list[i].Outcome, list[i].Why = view.Refused, cmp.Or(t.why, "observed only")
-		case w.asked.tokens < 1 && !r.DryRun:
-			list[i].Outcome = view.Refused
-			list[i].Why = fmt.Sprintf("no more than %d at once and %g a second ([reap] burst and rate): ask again", c.Reap.Burst, c.Reap.Rate)
-		default:
-			if !r.DryRun {
-				w.asked.tokens--
-			}
+		// By the config as it is now: the table may be a round behind.
+		if permit, _, why := w.s.permit(c, &t.conn, &t.own); permit != verdict.MayReap {
+			list[i].Outcome, list[i].Why = view.Refused, cmp.Or(why, "observed only")
+		} else {
 			batch = append(batch, i)
 		}
 		if len(batch) > 0 && (i+1 == len(all) || all[i+1].key.NS != t.key.NS) {
@@ -108,7 +102,17 @@ func (w *watcher) reapBatch(r *view.Reap, all []*tracked, list []view.Reaped, ba
 	outcome, why := make([]verdict.ReapOutcome, len(batch)), make([]error, len(batch))
 	err := w.thread.Visit(sp.ns, func() error {
 		return w.lookAndDestroy(ids, func(_ int, now *tcpstate.Result) (verdict.ReapOutcome, error) {
-			return askedLook(now, r)
+			outcome, why := askedLook(now, r)
+			if outcome != "" {
+				return outcome, why
+			}
+			// Only what is really ended counts: not what is spared.
+			if w.asked.tokens < 1 {
+				c := w.s.config()
+				return view.Refused, fmt.Errorf("no more than %d at once and %g a second ([reap] burst and rate): ask again", c.Reap.Burst, c.Reap.Rate)
+			}
+			w.asked.tokens--
+			return "", nil
 		}, outcome, why)
 	})
 	switch {
@@ -130,12 +134,14 @@ func (w *watcher) reapBatch(r *view.Reap, all []*tracked, list []view.Reaped, ba
 		if why[j] != nil {
 			list[i].Why = why[j].Error()
 		}
-		if r.DryRun {
+		if r.DryRun || outcome[j] == view.Refused {
 			continue
 		}
 		w.reportAsked(r, t, outcome[j], why[j])
-		w.in.Reaped = append(w.in.Reaped, verdict.ReapResult{Key: t.key, At: monotonic(), Outcome: outcome[j]})
 		if outcome[j] == verdict.ReapDone || outcome[j] == verdict.ReapGone {
+			// What was not ended is none of the core's business: it has its own
+			// count of what it tried.
+			w.in.Reaped = append(w.in.Reaped, verdict.ReapResult{Key: t.key, At: monotonic(), Outcome: outcome[j]})
 			w.drop(t)
 		}
 	}

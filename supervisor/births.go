@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"os"
 	"slices"
 	"time"
@@ -27,6 +28,11 @@ type births struct {
 	own map[uint64]time.Duration
 	// born are those that are connected, to be looked at.
 	born map[netns.ID][]tcpstate.ID
+	// ended are connections whose process had ended by the time their beginning
+	// was read, to be looked for a little later; homes says in which namespace a
+	// local address was last seen.
+	ended []endedBirth
+	homes map[netip.Addr]netns.ID
 	// early are those whose beginning was not read yet.
 	early []tcpstate.Birth
 	// foundlings are those of namespaces that are not known yet.
@@ -36,6 +42,11 @@ type births struct {
 type foundling struct {
 	ns key
 	id tcpstate.ID
+}
+
+type endedBirth struct {
+	id tcpstate.ID
+	at time.Duration
 }
 
 type start struct {
@@ -61,6 +72,12 @@ const (
 	// longestConnect is how long a connect may take that was met on its way: the
 	// kernel's six repetitions (tcp_syn_retries) take 127 s.
 	longestConnect = 130 * time.Second
+	// endedLook is how long after its birth a connection is looked for whose
+	// process had ended: most are gone with it, such as those of health checks, but
+	// a child may have it. endedAtOnce bounds those that are looked for in every
+	// namespace, because nobody knows where their address is at home.
+	endedLook   = 3 * time.Second
+	endedAtOnce = 64
 	// maxStarting bounds what is remembered of connects under way.
 	maxStarting = 100_000
 )
@@ -101,7 +118,7 @@ func (d *discovery) openBirths(c *config.Config) {
 	if err != nil {
 		d.s.log.Info("the kernel does not tell of connects that take long, they are found by dumps", "error", err)
 	}
-	*b = births{from: from, slow: slow, ports: slices.Clone(c.Watch.Ports), starting: map[uint64]start{}, own: map[uint64]time.Duration{}, born: map[netns.ID][]tcpstate.ID{}}
+	*b = births{from: from, slow: slow, ports: slices.Clone(c.Watch.Ports), starting: map[uint64]start{}, own: map[uint64]time.Duration{}, born: map[netns.ID][]tcpstate.ID{}, homes: map[netip.Addr]netns.ID{}}
 	// What was born before is found by a dump of everything.
 	for _, v := range d.spaces {
 		v.dirty = now
@@ -160,6 +177,9 @@ func (d *discovery) readBirths() (unknown bool) {
 		}
 		delete(b.starting, x.Socket)
 		if s.ended {
+			if len(b.ended) < maxStarting {
+				b.ended = append(b.ended, endedBirth{tcpstate.ID{Local: x.Local, Remote: x.Remote}, now})
+			}
 			return
 		}
 		v := space(s.ns)
@@ -170,6 +190,7 @@ func (d *discovery) readBirths() (unknown bool) {
 			}
 			return
 		}
+		d.atHome(x.Local.Addr(), v.ns.ID)
 		b.born[v.ns.ID] = append(b.born[v.ns.ID], tcpstate.ID{Local: x.Local, Remote: x.Remote})
 	}
 	lost := b.from.Read(func(x tcpstate.Birth) {
@@ -204,6 +225,7 @@ func (d *discovery) readBirths() (unknown bool) {
 			v.dirty, v.full = now, false
 		}
 	}
+	d.lookForEnded(now)
 	for sk, at := range b.own {
 		if now-at > 4*slowConnect {
 			delete(b.own, sk)
@@ -222,6 +244,40 @@ func (d *discovery) readBirths() (unknown bool) {
 		}
 	}
 	return unknown
+}
+
+// lookForEnded has the connections of processes that have ended looked for.
+func (d *discovery) lookForEnded(now time.Duration) {
+	b := &d.births
+	n, everywhere := 0, 0
+	for _, e := range b.ended {
+		if now-e.at < endedLook {
+			break
+		}
+		n++
+		if id, ok := b.homes[e.id.Local.Addr()]; ok && d.spaces[id] != nil {
+			b.born[id] = append(b.born[id], e.id)
+			continue
+		}
+		if everywhere++; everywhere > endedAtOnce {
+			continue
+		}
+		for id := range d.spaces {
+			b.born[id] = append(b.born[id], e.id)
+		}
+	}
+	b.ended = b.ended[n:]
+	if everywhere > endedAtOnce {
+		d.unexplained(now)
+	}
+}
+
+// atHome notes where a local address was seen. Where several namespaces have the
+// same one, the last counts; the full look finds what that misses.
+func (d *discovery) atHome(a netip.Addr, id netns.ID) {
+	if b := &d.births; b.homes != nil && !a.IsLoopback() {
+		b.homes[a] = id
+	}
 }
 
 // adopt brings the connections of new namespaces to those, now that the

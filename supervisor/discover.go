@@ -204,6 +204,11 @@ func (d *discovery) findSpaces(ctx context.Context) {
 		d.order = append(d.order, ns.ID)
 	}
 	d.spaces = seen
+	for a, id := range d.births.homes {
+		if seen[id] == nil {
+			delete(d.births.homes, a)
+		}
+	}
 	d.s.stats.namespaces.Store(int64(len(list)))
 	select {
 	case d.s.spaces <- slices.Clone(list):
@@ -344,6 +349,7 @@ func (d *discovery) dump(ctx context.Context, c *config.Config, v *viewed) error
 		return d.socket.Dump(tcpstate.Filter{RemotePorts: c.Watch.Ports, Info: true}, func(k *tcpstate.Connection) error {
 			// Our own probes carry our mark.
 			if wanted(c, k) && (c.Probe.Mark == 0 || k.Mark != c.Probe.Mark) {
+				d.atHome(k.Local.Addr(), v.ns.ID)
 				d.batch = append(d.batch, *k)
 			}
 			return nil

@@ -88,6 +88,13 @@ func (s *Supervisor) SetMode(ctx context.Context, word string, peer event.Peer) 
 	if !ok {
 		return event.Mode{}, fmt.Errorf("%.32q is no mode: off, observe or enforce", word)
 	}
+	// One after the other, and to the end once begun: what is in force and what is
+	// kept must not differ because somebody hung up.
+	s.setting.Lock()
+	defer s.setting.Unlock()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	kept := s.keepMode(m)
 	got := make(chan event.Mode, 1)
 	err := s.onWatcher(ctx, func(w *watcher) error {
 		s.override.Store(int32(m))
@@ -103,9 +110,9 @@ func (s *Supervisor) SetMode(ctx context.Context, word string, peer event.Peer) 
 		return event.Mode{}, err
 	}
 	mode := <-got
-	if err := s.keepMode(m); err != nil {
-		s.log.Error("the mode that was set cannot be kept over a restart", "mode", word, "error", err)
-		return mode, fmt.Errorf("%w: %w", ErrNotKept, err)
+	if kept != nil {
+		s.log.Error("the mode that was set cannot be kept over a restart", "mode", word, "error", kept)
+		return mode, fmt.Errorf("%w: %w", ErrNotKept, kept)
 	}
 	return mode, nil
 }

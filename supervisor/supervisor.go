@@ -89,6 +89,7 @@ type Supervisor struct {
 	restart  chan struct{}   // watcher to discoverer: forget what was seen; room for one
 
 	tenants    chan []tenants   // watcher to tuner; room for one
+	setting    sync.Mutex       // held by SetMode
 	arms       chan []*armJob   // watcher to armer
 	armResults chan []armResult // armer to watcher
 	tuning     atomic.Pointer[map[netns.ID]*view.Tune]

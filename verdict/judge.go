@@ -308,7 +308,7 @@ func (c *Core) downRule(p *path, s *silence) {
 // if it was not: quiet connections are looked at every few seconds only, and may
 // have been heard since.
 func (c *Core) seen(p *path, k *conn) bool {
-	if c.now-k.sampled <= lookFresh {
+	if c.now-k.sampled <= lookFresh || c.set.Blind && k.sampled != 0 {
 		return true
 	}
 	c.out.Look = append(c.out.Look, p.key)

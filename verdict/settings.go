@@ -36,7 +36,10 @@ type Settings struct {
 	ProbesPerSecond float64
 	// Baseline is how often a path of a healthy endpoint is probed, so that a
 	// later failure means something.
-	Baseline       time.Duration
+	Baseline time.Duration
+	// Blind says that nobody answers Output.Look, as in a replay: verdicts rest on
+	// what has been seen then.
+	Blind          bool `json:"-"`
 	OnDown         Policy
 	OnUnresponsive Policy
 }

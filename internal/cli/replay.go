@@ -110,7 +110,12 @@ func replay(r io.Reader, override func(verdict.Settings) verdict.Settings) (*rep
 	if override == nil {
 		override = func(s verdict.Settings) verdict.Settings { return s }
 	}
-	core := verdict.New(override(head.Settings))
+	adapt := func(s verdict.Settings) verdict.Settings {
+		s = override(s)
+		s.Blind = true
+		return s
+	}
+	core := verdict.New(adapt(head.Settings))
 	rep := &replayReport{Started: head.Started, Reaps: []replayedReap{}}
 	open := map[verdict.ConnKey]int{} // reaps whose connection goes on
 	var first, last time.Duration
@@ -130,7 +135,7 @@ func replay(r io.Reader, override func(verdict.Settings) verdict.Settings) (*rep
 		last = in.Now
 		rep.Steps++
 		if in.Settings != nil {
-			s := override(*in.Settings)
+			s := adapt(*in.Settings)
 			in.Settings = &s
 		}
 		if in.Anew {
