@@ -38,7 +38,8 @@ var canary = keepalive.Options{Keepalive: true, Idle: 2 * time.Second, Interval:
 type armed struct {
 	state   view.ArmState
 	why     string
-	options keepalive.Options // as last read
+	options *keepalive.Options // as last read, nil before; shared, see share
+	want    *keepalive.Options // as last asked for, likewise
 	// ours says that we have turned keepalive on, so that its values are ours to
 	// change again.
 	ours   bool
@@ -47,8 +48,23 @@ type armed struct {
 	asked  bool          // under way
 	lost   bool          // it is not where its owner had it
 	again  time.Duration // not before
-	want   keepalive.Options
 }
+
+// share returns one place for equal options: thousands of connections have the same.
+func (w *watcher) share(o keepalive.Options) *keepalive.Options {
+	if p := w.options[o]; p != nil {
+		return p
+	}
+	if w.options == nil || len(w.options) >= maxOptions {
+		w.options = map[keepalive.Options]*keepalive.Options{}
+	}
+	w.options[o] = &o
+	return &o
+}
+
+// maxOptions bounds the different options that are shared; beyond it is begun anew,
+// and connections are merely looked at once more.
+const maxOptions = 1000
 
 // view is a copy for others.
 func (a *armed) view() view.Arm {
@@ -123,7 +139,7 @@ func (w *watcher) arm(now time.Duration) {
 		if a.canary {
 			want.Idle, want.Interval, want.Count = canary.Idle, canary.Interval, canary.Count
 		}
-		if a.want == want && (a.state == view.ArmDone || a.state == view.ArmLeft || a.state == view.ArmPlanned && mode != config.Enforce) {
+		if a.want == w.share(want) && (a.state == view.ArmDone || a.state == view.ArmLeft || a.state == view.ArmPlanned && mode != config.Enforce) {
 			continue
 		}
 		if len(jobs) == armAtOnce {
@@ -194,7 +210,7 @@ func (w *watcher) canaries(c *config.Config) map[*tracked]bool {
 			p.canary = t
 		case t.arm.spoke > 0:
 			p.spoke = max(p.spoke, t.arm.spoke)
-		case t.arm.options.Keepalive && !t.arm.ours:
+		case t.arm.options != nil && t.arm.options.Keepalive && !t.arm.ours:
 			// The application has chosen its own times, which are not ours to
 			// lengthen.
 		case t.arm.state == view.ArmFailed:
@@ -226,7 +242,7 @@ func (w *watcher) takeArmed(results []armResult) {
 		}
 		a := &t.arm
 		a.asked = false
-		a.want = r.job.want
+		a.want = w.share(r.job.want)
 		if r.err != nil {
 			a.state, a.why, a.again = view.ArmFailed, r.err.Error(), now+armAgain
 			// Another descriptor, or another process, may have it by now.
@@ -238,7 +254,7 @@ func (w *watcher) takeArmed(results []armResult) {
 			w.s.stats.armFailed.Add(1)
 			continue
 		}
-		a.options, a.why = r.after, ""
+		a.options, a.why = w.share(r.after), ""
 		switch {
 		case r.before == r.after && r.job.dry:
 			a.state = view.ArmPlanned

@@ -10,6 +10,7 @@ import (
 
 	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/event"
+	"github.com/redisguard/redisguard/keepalive"
 	"github.com/redisguard/redisguard/netns"
 	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/verdict"
@@ -117,7 +118,8 @@ type watcher struct {
 	news     news // for the tuner
 	nextArm  time.Duration
 	toldArm  bool
-	left     map[verdict.ConnKey]*tracked // gone since the last step, which may speak of them
+	options  map[keepalive.Options]*keepalive.Options // see share
+	left     map[verdict.ConnKey]*tracked             // gone since the last step, which may speak of them
 
 	// Kept for their memory.
 	ids     []tcpstate.ID

@@ -63,7 +63,7 @@ func run(ctx context.Context, stderr io.Writer, path, stateDir string, dryRun bo
 	if os.Getenv("GOGC") == "" {
 		// Steady state makes little garbage, so collecting it earlier costs
 		// little CPU and spares a node's memory.
-		debug.SetGCPercent(50)
+		debug.SetGCPercent(30)
 	}
 	level := new(slog.LevelVar)
 	level.Set(conf.Log.Level.Slog())
