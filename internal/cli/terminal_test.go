@@ -40,11 +40,12 @@ func onTerminal(t *testing.T, width uint16, write func(*os.File)) string {
 // without them.
 func TestOnTerminal(t *testing.T) {
 	t.Setenv("NO_COLOR", "")
+	now := time.Now()
 	list := []v1.Finding{{
-		ID: "f1", Open: true, Code: v1.CodeEndpointDown, Severity: v1.Critical, Since: time.Now(), Endpoint: "10.0.0.1:6379",
+		ID: "f1", Open: true, Code: v1.CodeEndpointDown, Severity: v1.Critical, Since: now, Endpoint: "10.0.0.1:6379",
 		Namespace: "cni-3f2a8c1e-1111-2222-3333-444455556666", Text: strings.Repeat("the endpoint is down: ", 10),
 	}}
-	write := func(f *os.File) { writeFindingsTable(f, list, time.Now()) }
+	write := func(f *os.File) { writeFindingsTable(f, list, now) }
 	colour := regexp.MustCompile(`\x1b\[[0-9]+m`)
 
 	got := onTerminal(t, 100, write)
@@ -62,7 +63,7 @@ func TestOnTerminal(t *testing.T) {
 		t.Errorf("with NO_COLOR: %q", plain)
 	}
 	var file bytes.Buffer
-	writeFindingsTable(&file, list, time.Now())
+	writeFindingsTable(&file, list, now)
 	if strings.Contains(file.String(), "\x1b") || !strings.Contains(file.String(), list[0].Text) {
 		t.Errorf("in a file: %q", file.String())
 	}
