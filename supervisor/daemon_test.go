@@ -96,6 +96,7 @@ type daemon struct {
 	t       *testing.T
 	process *os.Process
 	started time.Time
+	state   string // its state directory
 	done    chan struct{}
 	ended   time.Time // with err, to be read after done
 	err     error
@@ -169,7 +170,7 @@ func startDaemon(t *testing.T, c daemonConfig) *daemon {
 	r, w, err := os.Pipe()
 	must(t, err)
 	cmd.Stderr = w
-	d := &daemon{t: t, done: make(chan struct{}), news: make(chan struct{}), started: time.Now()}
+	d := &daemon{t: t, state: state, done: make(chan struct{}), news: make(chan struct{}), started: time.Now()}
 	started := make(chan error, 1)
 	go func() {
 		defer close(d.done)

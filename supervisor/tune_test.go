@@ -394,11 +394,11 @@ func TestTuningWithoutPtrace(t *testing.T) {
 		t.Errorf("the server's are %v", v)
 	}
 	// While it runs nobody restores; when it was killed anybody can.
-	if _, _, err := supervisor.RestoreTuning(w.ctx, supervisor.Options{}, supervisor.RestoreOptions{}); !errors.Is(err, sysctl.ErrHeld) {
+	if _, _, err := supervisor.RestoreTuning(w.ctx, supervisor.Options{StateDir: d.state}, supervisor.RestoreOptions{}); !errors.Is(err, sysctl.ErrHeld) {
 		t.Errorf("restoring beside the daemon: %v", err)
 	}
 	d.kill()
-	_, _, err = supervisor.RestoreTuning(w.ctx, supervisor.Options{}, supervisor.RestoreOptions{})
+	_, _, err = supervisor.RestoreTuning(w.ctx, supervisor.Options{StateDir: d.state}, supervisor.RestoreOptions{})
 	must(t, err)
 	if v := sysctls(t, w.client); v[sysctl.Retries2] != 15 || v[sysctl.KeepaliveTime] != 7200 {
 		t.Errorf("restored after a kill: %v", v)
