@@ -80,10 +80,12 @@ type armJob struct {
 	key    verdict.ConnKey
 	socket keepalive.Socket
 	want   keepalive.Options
-	// exactly says to set just that: the values that are there are ours.
-	exactly bool
-	canary  bool
-	dry     bool
+	// left is what we have left there before, nil if nothing; ordinary is what we
+	// would have, had we been another run of the daemon.
+	left     *keepalive.Options
+	ordinary keepalive.Options
+	canary   bool
+	dry      bool
 }
 
 // armResult is what became of it.
@@ -148,7 +150,7 @@ func (w *watcher) arm(now time.Duration) {
 		o := t.own.owner
 		jobs = append(jobs, &armJob{
 			key: t.key, socket: keepalive.Socket{PID: o.Process.PID, FD: o.FD, Cookie: t.key.Cookie},
-			want: want, exactly: a.ours, canary: a.canary, dry: mode != config.Enforce,
+			want: want, left: a.left(), ordinary: ordinary, canary: a.canary, dry: mode != config.Enforce,
 		})
 		a.asked = true
 	}
@@ -255,6 +257,7 @@ func (w *watcher) takeArmed(results []armResult) {
 			continue
 		}
 		a.options, a.why = w.share(r.after), ""
+		a.ours = r.job.ours(r.before) || !r.before.Keepalive && r.after.Keepalive
 		switch {
 		case r.before == r.after && r.job.dry:
 			a.state = view.ArmPlanned
@@ -265,7 +268,6 @@ func (w *watcher) takeArmed(results []armResult) {
 			}
 		default:
 			a.state = view.ArmDone
-			a.ours = a.ours || !r.before.Keepalive
 			w.s.stats.armed.Add(1)
 		}
 		if a.canary && !a.ours && !r.job.dry {
@@ -305,9 +307,30 @@ func (s *Supervisor) armer(ctx context.Context) error {
 	}
 }
 
+// left is what we have left on the socket, nil if its values are not ours.
+func (a *armed) left() *keepalive.Options {
+	if !a.ours {
+		return nil
+	}
+	return a.options
+}
+
+// ours says whether the values that a socket has were set by us: they are what we
+// left, not what its application has put there since; or they are what an earlier
+// run of the daemon, which nobody remembers, has set.
+func (j *armJob) ours(have keepalive.Options) bool {
+	if j.left != nil {
+		return have == *j.left
+	}
+	same := func(o keepalive.Options) bool {
+		return have.Keepalive && have.Idle == o.Idle && have.Interval == o.Interval && have.Count == o.Count
+	}
+	return same(canary) || same(j.ordinary)
+}
+
 // plan is what the socket is to get.
 func (j *armJob) plan(have keepalive.Options) keepalive.Options {
-	if !j.exactly {
+	if !j.ours(have) {
 		if j.canary && have.Keepalive {
 			return have // its application has chosen for itself; another is picked
 		}
