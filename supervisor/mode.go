@@ -12,6 +12,7 @@ import (
 
 	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/event"
+	"github.com/redisguard/redisguard/internal/sys"
 	"github.com/redisguard/redisguard/verdict"
 )
 
@@ -61,20 +62,7 @@ func (s *Supervisor) keepMode(m config.Mode) error {
 	if err := os.MkdirAll(s.stateDir(), 0o700); err != nil {
 		return err
 	}
-	tmp := path + ".new"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	// O_EXCL follows no link that somebody may have laid there.
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(m.String() + "\n")
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
+	return sys.ReplaceFile(path, []byte(m.String()+"\n"), true)
 }
 
 // ErrNotKept says that a mode is in force, but that a restart will forget it.

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/redisguard/redisguard/internal/sys"
 	"github.com/redisguard/redisguard/verdict"
 )
 
@@ -154,18 +155,5 @@ func (m *memory) save(now, within time.Duration) error {
 	if err := os.MkdirAll(filepath.Dir(m.path), 0o700); err != nil {
 		return err
 	}
-	tmp := m.path + ".new"
-	if err := os.Remove(tmp); err != nil && !os.IsNotExist(err) {
-		return err
-	}
-	// O_EXCL follows no link that somebody may have laid there.
-	out, err := os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = out.Write(b)
-	if err = errors.Join(err, out.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp, m.path)
+	return sys.ReplaceFile(m.path, b, false)
 }

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/redisguard/redisguard/internal/sys"
 	"github.com/redisguard/redisguard/netns"
 )
 
@@ -250,38 +251,10 @@ func (s Store) save(state *State) error {
 	if err != nil {
 		return err
 	}
-	if err := writeDurably(s.Path, b); err != nil {
+	if err := sys.ReplaceFile(s.Path, b, true); err != nil {
 		return fmt.Errorf("cannot write down what the tuned namespaces had before: %w", err)
 	}
 	return nil
-}
-
-func writeDurably(path string, b []byte) error {
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	tmp := path + ".new"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	// O_EXCL follows no link that somebody may have laid there.
-	out, err := os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = out.Write(b)
-	if err == nil {
-		err = out.Sync()
-	}
-	if err = errors.Join(err, out.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	return dir.Sync()
 }
 
 // locked runs fn on the state while no other process can change it. The kernel
