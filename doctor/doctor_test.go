@@ -36,6 +36,7 @@ func root(t *testing.T, files map[string]string) *node {
 func TestChecksOnFixtures(t *testing.T) {
 	const (
 		osrelease = "proc/sys/kernel/osrelease"
+		fdinfo    = "proc/self/fdinfo/0"
 		status    = "proc/self/status"
 		yama      = "proc/sys/kernel/yama/ptrace_scope"
 		mounts    = "proc/self/mounts"
@@ -57,7 +58,8 @@ func TestChecksOnFixtures(t *testing.T) {
 		{"no /proc", checkKernel, nil, CouldNotTell, "no such file", ""},
 
 		{"root", checkCapabilities, files{status: "Name:\tx\nCapEff:\t000001ffffffffff\n"}, OK, "CAP_SYS_PTRACE", ""},
-		{"the three", checkCapabilities, files{status: "CapEff:\t0000000000281000\n"}, Warn, "without CAP_DAC_READ_SEARCH", "CAP_DAC_READ_SEARCH"},
+		{"the three", checkCapabilities, files{status: "CapEff:\t0000000000281000\n", fdinfo: "pos:\t0\nflags:\t02\nmnt_id:\t9\nino:\t7\n"}, OK, "CAP_SYS_PTRACE", ""},
+		{"the three before Linux 5.14", checkCapabilities, files{status: "CapEff:\t0000000000281000\n", fdinfo: "pos:\t0\nflags:\t02\nmnt_id:\t9\n"}, Warn, "without CAP_DAC_READ_SEARCH", "CAP_DAC_READ_SEARCH"},
 		{"nobody", checkCapabilities, files{status: "CapEff:\t0000000000000000\n"}, Fail, "nothing can be reaped", "CAP_NET_ADMIN, CAP_SYS_ADMIN"},
 		{"capabilities that are no number", checkCapabilities, files{status: "CapEff:\tlots\n"}, CouldNotTell, "lots", ""},
 		{"capabilities that are missing", checkCapabilities, files{status: "Name:\tx\n"}, CouldNotTell, "no line CapEff", ""},

@@ -3,6 +3,8 @@ package proc
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"os"
 	"strconv"
 	"time"
 
@@ -48,6 +50,8 @@ type Attributor struct {
 	direntBuf []byte
 	linkBuf   []byte
 	name      []byte
+
+	sockets uint64 // the mount that all sockets are on; 0 if not asked yet
 }
 
 // maxHints bounds the memory; a node has some thousand processes.
@@ -60,8 +64,10 @@ func NewAttributor(fs FS) *Attributor {
 		pods:      PodNames{FS: fs},
 		hints:     map[int]NSKey{},
 		direntBuf: make([]byte, direntBuffer),
-		linkBuf:   make([]byte, 64), // "socket:[4294967295]"; longer links are no sockets
-		name:      make([]byte, 0, 32),
+		// "socket:[4294967295]"; longer links are no sockets. The first four lines
+		// of an fdinfo have at most 80 bytes.
+		linkBuf: make([]byte, 128),
+		name:    make([]byte, 0, 32),
 	}
 }
 
@@ -173,8 +179,14 @@ func (a *Attributor) Resolve(ctx context.Context, want map[NSKey][]uint64) (map[
 
 // scan reads the descriptors of one process and reports whether it could.
 func (a *Attributor) scan(s *search, proc, pid int) bool {
-	a.name = append(strconv.AppendInt(a.name[:0], int64(pid), 10), "/fd"...)
-	dir, err := unix.Openat(proc, string(a.name), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	inode := a.linkInode
+	dir, err := a.openBelow(proc, pid, "/fd")
+	if denied(err) {
+		// It belongs to its user alone, and CAP_DAC_READ_SEARCH opens more than
+		// we should want. CAP_SYS_PTRACE opens the next one, since Linux 5.14.
+		inode = a.infoInode
+		dir, err = a.openBelow(proc, pid, "/fdinfo")
+	}
 	if err != nil {
 		s.met(err)
 		return false
@@ -189,12 +201,11 @@ func (a *Attributor) scan(s *search, proc, pid int) bool {
 		if s.stats.FDs%1024 == 0 && s.ctx.Err() != nil {
 			return false
 		}
-		a.name = strconv.AppendInt(a.name[:0], int64(fd), 10)
-		n, err := unix.Readlinkat(dir, string(a.name), a.linkBuf)
+		ino, ok, err := inode(dir, fd)
 		if err != nil {
-			return true // closed meanwhile
+			gone = err
+			return false
 		}
-		ino, ok := parseSocketLink(a.linkBuf[:n])
 		if !ok {
 			return true
 		}
@@ -236,6 +247,49 @@ func (a *Attributor) scan(s *search, proc, pid int) bool {
 	return err == nil
 }
 
+// openBelow opens a directory of a process.
+func (a *Attributor) openBelow(proc, pid int, name string) (int, error) {
+	a.name = append(strconv.AppendInt(a.name[:0], int64(pid), 10), name...)
+	return unix.Openat(proc, string(a.name), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+}
+
+// linkInode is the inode of the socket that a descriptor is, by the link in the
+// process's fd directory. Closed meanwhile is none.
+func (a *Attributor) linkInode(dir, fd int) (ino uint64, ok bool, err error) {
+	a.name = strconv.AppendInt(a.name[:0], int64(fd), 10)
+	n, err := unix.Readlinkat(dir, string(a.name), a.linkBuf)
+	if err != nil {
+		return 0, false, nil
+	}
+	ino, ok = parseSocketLink(a.linkBuf[:n])
+	return ino, ok, nil
+}
+
+// infoInode is the same by the process's fdinfo directory, which costs three calls
+// instead of one.
+func (a *Attributor) infoInode(dir, fd int) (ino uint64, ok bool, err error) {
+	if a.sockets == 0 {
+		if a.sockets, err = a.fs.socketMount(); err != nil {
+			return 0, false, err
+		}
+	}
+	a.name = strconv.AppendInt(a.name[:0], int64(fd), 10)
+	f, err := unix.Openat(dir, string(a.name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		if denied(err) {
+			return 0, false, err
+		}
+		return 0, false, nil // closed meanwhile
+	}
+	defer unix.Close(f)
+	n, err := unix.Read(f, a.linkBuf[:cap(a.linkBuf)])
+	if denied(err) {
+		return 0, false, err
+	}
+	mount, ino := parseFDInfo(a.linkBuf[:max(n, 0)])
+	return ino, ino != 0 && mount == a.sockets, nil
+}
+
 // met counts a process that could not be read.
 func (s *search) met(err error) {
 	if denied(err) {
@@ -260,6 +314,49 @@ func (a *Attributor) remember(pid int, ns NSKey) {
 		clear(a.hints) // only speed is lost
 	}
 	a.hints[pid] = ns
+}
+
+// socketMount is the id of the kernel's own mount on which all sockets are. Other
+// files have inode numbers, too, some of them those of sockets.
+func (f FS) socketMount() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("cannot make a socket: %w", err)
+	}
+	defer unix.Close(fd)
+	// The thread's own directory: a thread may be in another pid namespace's view
+	// of us, but is always itself.
+	path := fmt.Sprintf("%s/thread-self/fdinfo/%d", f.proc(), fd)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	mount, ino := parseFDInfo(b)
+	if mount == 0 || ino == 0 {
+		return 0, fmt.Errorf("cannot find a mount and an inode in %s, as Linux 5.14 has them: %w", path, unix.EACCES)
+	}
+	return mount, nil
+}
+
+// parseFDInfo finds mount and inode in the first lines of a /proc/<pid>/fdinfo/<n>;
+// what is not there is 0.
+func parseFDInfo(b []byte) (mount, ino uint64) {
+	for line := range bytes.Lines(b) {
+		name, value, ok := bytes.Cut(line, []byte(":\t"))
+		// A line that was cut off may have lost digits.
+		digits, whole := bytes.CutSuffix(value, []byte("\n"))
+		if !ok || !whole {
+			break
+		}
+		switch string(name) {
+		case "mnt_id":
+			mount, _ = strconv.ParseUint(string(digits), 10, 64)
+		case "ino":
+			ino, _ = strconv.ParseUint(string(digits), 10, 64)
+			return mount, ino
+		}
+	}
+	return mount, ino
 }
 
 // parseSocketLink reads "socket:[12345]".

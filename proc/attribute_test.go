@@ -1,11 +1,14 @@
 package proc
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -230,6 +233,93 @@ func TestUnprivileged(t *testing.T) {
 	t.Log("asked without rights")
 }
 
+// without runs fn on a thread that has given up capabilities.
+func without(t testing.TB, drop []int, fn func()) {
+	t.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with us
+		hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var data [2]unix.CapUserData
+		err := unix.Capget(&hdr, &data[0])
+		for _, c := range drop {
+			data[c/32].Effective &^= 1 << (c % 32)
+		}
+		if err == nil {
+			err = unix.Capset(&hdr, &data[0])
+		}
+		if err == nil {
+			fn()
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// reading is what opens other users' files.
+var reading = []int{unix.CAP_DAC_READ_SEARCH, unix.CAP_DAC_OVERRIDE}
+
+// Without the right to read every file there is another way to another user's
+// sockets, by the right to trace processes; without that one there is none.
+func TestResolveWithoutReadSearch(t *testing.T) {
+	c := startHelperAs(t, true, 65534, "fds 20 30")
+	want := map[NSKey][]uint64{c.ns: c.inodes}
+	var got map[uint64]Owner
+	without(t, reading, func() {
+		if _, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", c.pid)); !errors.Is(err, unix.EACCES) {
+			t.Errorf("the right is not missing: %v", err)
+		}
+		before := descriptors()
+		var stats Stats
+		if got, stats = NewAttributor(FS{}).Resolve(t.Context(), want); stats.Found != len(c.inodes) || stats.Err != nil {
+			t.Errorf("%+v", stats)
+		}
+		if after := descriptors(); after != before {
+			t.Errorf("%d descriptors before, %d after", before, after)
+		}
+	})
+	for _, ino := range c.inodes {
+		o := got[ino]
+		link, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", c.pid, o.FD))
+		if err != nil || link != fmt.Sprintf("socket:[%d]", ino) || o.Process.PID != c.pid || o.Process.UID != 65534 {
+			t.Errorf("descriptor %d is %s (%v), not socket %d: %+v", o.FD, link, err, ino, o)
+		}
+	}
+	without(t, append(reading, unix.CAP_SYS_PTRACE), func() {
+		got, stats := NewAttributor(FS{}).Resolve(t.Context(), want)
+		if len(got) != 0 || stats.Denied == 0 {
+			t.Errorf("%d found without any right, %+v", len(got), stats)
+		}
+	})
+}
+
+func TestParseFDInfo(t *testing.T) {
+	for info, want := range map[string][2]uint64{
+		"pos:\t0\nflags:\t02004002\nmnt_id:\t9\nino:\t123\n":                      {9, 123},
+		"pos:\t0\nflags:\t02004002\nmnt_id:\t9\nino:\t123\nino:\t7\nmnt_id:\t1\n": {9, 123},
+		"pos:\t0\nflags:\t02\nmnt_id:\t9\n":                                       {9, 0}, // before Linux 5.14
+		"pos:\t0\nflags:\t02\nmnt_id:\t9\nino:\t12":                               {9, 0}, // cut off
+		"ino:\t-1\n": {0, 0},
+		"":           {0, 0},
+	} {
+		if mount, ino := parseFDInfo([]byte(info)); mount != want[0] || ino != want[1] {
+			t.Errorf("%q: %d, %d", info, mount, ino)
+		}
+	}
+}
+
+func FuzzParseFDInfo(f *testing.F) {
+	f.Add([]byte("pos:\t0\nflags:\t02004002\nmnt_id:\t9\nino:\t123\n"))
+	f.Add([]byte("ino:\t18446744073709551616\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if _, ino := parseFDInfo(b); ino != 0 && !bytes.Contains(b, []byte("ino:")) {
+			t.Errorf("%q has inode %d", b, ino)
+		}
+	})
+}
+
 func TestResolveKeepsNoDescriptor(t *testing.T) {
 	c := startHelper(t, true, "sockets 50")
 	at := NewAttributor(FS{})
@@ -284,6 +374,22 @@ func BenchmarkResolveKnown(b *testing.B) {
 			b.Fatalf("%+v", stats)
 		}
 	}
+}
+
+// The way without CAP_DAC_READ_SEARCH.
+func BenchmarkResolveKnownByInfo(b *testing.B) {
+	c := startHelperAs(b, true, 65534, "sockets 20")
+	without(b, reading, func() {
+		at := NewAttributor(FS{})
+		want := map[NSKey][]uint64{c.ns: c.inodes}
+		b.ReportAllocs()
+		for b.Loop() {
+			if got, stats := at.Resolve(b.Context(), want); len(got) != 20 {
+				b.Errorf("%+v", stats)
+				return
+			}
+		}
+	})
 }
 
 func TestParseSocketLink(t *testing.T) {

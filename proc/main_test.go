@@ -138,11 +138,21 @@ type child struct {
 // ends it with the test.
 func startHelper(t testing.TB, own bool, spec string) child {
 	t.Helper()
+	return startHelperAs(t, own, 0, spec)
+}
+
+func startHelperAs(t testing.TB, own bool, uid uint32, spec string) child {
+	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), helperEnv+"="+spec)
 	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
 	if own {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
+	}
+	if uid != 0 {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uid, Gid: uid}
+		cmd.Dir = "/"
 	}
 	in, err := cmd.StdinPipe()
 	if err != nil {

@@ -149,7 +149,7 @@ func (a *attribution) resolve(ctx context.Context, batch []*subject) (answers []
 	defer cancel()
 	owners, stats := a.attributor.Resolve(budget, want)
 	if stats.Denied > 0 {
-		a.s.log.Debug("descriptors of some processes may not be listed", "processes", stats.Denied, "remedy", "CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE")
+		a.s.log.Debug("descriptors of some processes may not be listed", "processes", stats.Denied, "remedy", "CAP_SYS_PTRACE, before Linux 5.14 CAP_DAC_READ_SEARCH, too")
 	}
 	ports := a.s.config().Watch.Ports
 	for _, sub := range batch {

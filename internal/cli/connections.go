@@ -413,7 +413,7 @@ func (s *survey) attribute(ctx context.Context, found *surveyed) {
 		found.problems.add("try again when the node is less busy",
 			fmt.Errorf("cannot tell the process of %d connections: %w", missing, stats.Err))
 	case stats.Denied > 0:
-		found.problems.add("run it as root, or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
+		found.problems.add("run it as root, or with CAP_SYS_PTRACE (before Linux 5.14 with CAP_DAC_READ_SEARCH, too)",
 			fmt.Errorf("cannot tell the process of %d connections: %d processes may not be looked at", missing, stats.Denied))
 	}
 }
