@@ -205,6 +205,7 @@ func TestTheFINLeavesSoon(t *testing.T) {
 // Descriptor numbers change hands as fast as they can, while the options of one
 // socket are set again and again: no other ever gets them.
 func TestNoOtherSocketIsSet(t *testing.T) {
+	t.Parallel()
 	l := listen(t)
 	target, peer := dial(t, l)
 	defer peer.Close()
