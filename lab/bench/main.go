@@ -25,8 +25,9 @@ import (
 // bench is what the measurements share.
 type bench struct {
 	ctx   context.Context
-	guard string // the redisguard binary
-	quick bool   // fewer runs, to see whether it works at all
+	guard string        // the redisguard binary
+	quick bool          // fewer runs, to see whether it works at all
+	lossy time.Duration // of arm-loss
 	log   io.Writer
 	rows  []row
 }
@@ -74,6 +75,8 @@ var measurements = []struct {
 	{"busy-server", (*bench).busyServer},
 	{"memory", (*bench).memory},
 	{"cpu", (*bench).cpu},
+	{"arm", (*bench).arm},
+	{"arm-loss", (*bench).armedLoss},
 	{"api", (*bench).api},
 	{"api-soak", (*bench).soak},
 }
@@ -85,23 +88,23 @@ func main() {
 	guard := flag.String("redisguard", "bin/redisguard", "the redisguard `binary`")
 	only := flag.String("run", "", "only measurements whose name matches this `regexp`")
 	quick := flag.Bool("quick", false, "a tenth of the runs: shows whether it works, measures little")
+	lossy := flag.Duration("lossy", 10*time.Minute, "how long arm-loss loses packets")
 	out := flag.String("out", "", "write the table to this `file` too")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *guard, *only, *quick, *out); err != nil {
+	if err := run(*only, *out, &bench{ctx: ctx, guard: *guard, quick: *quick, lossy: *lossy, log: os.Stderr}); err != nil {
 		stop()
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, guard, only string, quick bool, out string) error {
+func run(only, out string, b *bench) error {
 	match, err := regexp.Compile(only)
 	if err != nil {
 		return err
 	}
-	b := &bench{ctx: ctx, guard: guard, quick: quick, log: os.Stderr}
 	for _, m := range measurements {
 		if !match.MatchString(m.name) {
 			continue
