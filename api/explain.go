@@ -192,7 +192,7 @@ func (st *story) belongs(e *event.Event, from, to time.Time) bool {
 		return e.NS == st.ns && (st.cookie == 0 || e.Connection != nil && e.Connection.PID == st.pid)
 	case verdict.ClientNotBack:
 		return e.NS == st.ns && e.Endpoint == st.path.Endpoint
-	case verdict.GuardBreaker, event.ModeChanged:
+	case verdict.GuardBreaker, event.ModeChanged, event.ArmFailed, event.ArmResumed:
 		return true
 	}
 	if st.cookie != 0 {
@@ -212,5 +212,5 @@ var parts = map[verdict.EventType]v1.Part{
 	verdict.ClientNotBack: v1.PartAfter, verdict.GuardDoubt: v1.PartJudged, verdict.GuardDoubtOver: v1.PartJudged, verdict.GuardBreaker: v1.PartJudged,
 	event.ModeChanged: v1.PartDone, event.ConfigChanged: v1.PartDone, event.ConfigRefused: v1.PartSeen,
 	event.NamespaceTuned: v1.PartDone, event.NamespaceRestored: v1.PartDone, event.NamespaceDrift: v1.PartSeen, event.NamespaceDriftOver: v1.PartAfter,
-	event.TuneFailed: v1.PartJudged, event.TuneResumed: v1.PartAfter,
+	event.TuneFailed: v1.PartJudged, event.TuneResumed: v1.PartAfter, event.ArmFailed: v1.PartJudged, event.ArmResumed: v1.PartAfter,
 }

@@ -79,7 +79,7 @@ func (s *sight) event(e *event.Event) bool {
 	switch e.Type {
 	case event.ModeChanged:
 		return true
-	case event.ConfigChanged, event.ConfigRefused, verdict.GuardBreaker:
+	case event.ConfigChanged, event.ConfigRefused, verdict.GuardBreaker, event.ArmFailed, event.ArmResumed:
 		return false
 	case verdict.GuardDoubt, verdict.GuardDoubtOver, verdict.ClientNotBack,
 		event.NamespaceTuned, event.NamespaceRestored, event.NamespaceDrift, event.NamespaceDriftOver, event.TuneFailed, event.TuneResumed:

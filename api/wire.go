@@ -105,7 +105,7 @@ func wireEvent(e *event.Event, epoch string, form event.Form) v1.Event {
 var severities = map[verdict.EventType]v1.Severity{
 	verdict.EndpointSuspect: v1.Info, verdict.EndpointDown: v1.Critical, verdict.ConnectionStalled: v1.Info, verdict.ConnectionJudged: v1.Warning,
 	event.ReapFailed: v1.Critical, verdict.ClientNotBack: v1.Warning, verdict.GuardDoubt: v1.Warning, verdict.GuardBreaker: v1.Critical,
-	event.ConfigRefused: v1.Warning, event.NamespaceDrift: v1.Info, event.TuneFailed: v1.Warning,
+	event.ConfigRefused: v1.Warning, event.NamespaceDrift: v1.Info, event.TuneFailed: v1.Warning, event.ArmFailed: v1.Warning,
 }
 
 func wireFinding(f *event.Finding, form event.Form) v1.Finding {

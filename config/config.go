@@ -499,6 +499,10 @@ func (p *problems) cross(c *Config) {
 		p.add(&Error{Key: "record.file", Problem: fmt.Sprintf("%s is audit.file too", clip(c.Record.File)),
 			Allowed: "two different files"})
 	}
+	if a, ends := &c.Arm, c.Arm.KeepaliveIdle+time.Duration(c.Arm.KeepaliveCount)*c.Arm.KeepaliveInterval; a.UserTimeout != 0 && a.UserTimeout < ends {
+		p.add(&Error{Key: "arm.user_timeout", Problem: fmt.Sprintf("%v is less than the %v that keepalive takes: the kernel would end idle connections at the first unanswered probe", a.UserTimeout, ends),
+			Allowed: "at least keepalive_idle + keepalive_count x keepalive_interval, or 0 to leave it unset"})
+	}
 	if c.API.Socket != "" && filepath.Dir(c.API.Socket) == filepath.Dir(c.API.AdminSocket) {
 		// Pods mount directories.
 		p.add(&Error{Key: "api.admin_socket", Problem: clip(c.API.AdminSocket) + " is in the directory of api.socket",

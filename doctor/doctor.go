@@ -92,6 +92,7 @@ func checks() []check {
 		{"tcp-retries2", checkRetries2},
 		{"tcp-keepalive", checkKeepalive},
 		{"tune", checkTune},
+		{"arm", checkArm},
 		{"mptcp", checkMPTCP},
 		{"config", checkConfig},
 	}

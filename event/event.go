@@ -57,12 +57,14 @@ const (
 	NamespaceDriftOver verdict.EventType = "namespace.drift_over" // they are ours again, or it is gone
 	TuneFailed         verdict.EventType = "tune.failed"
 	TuneResumed        verdict.EventType = "tune.resumed" // what has failed works, or it is gone
+	ArmFailed          verdict.EventType = "arm.failed"   // connections cannot be armed, on the whole node or some
+	ArmResumed         verdict.EventType = "arm.resumed"
 )
 
 // Types are all types of events.
 func Types() []verdict.EventType {
 	return append(verdict.EventTypes(), ModeChanged, ConfigChanged, ConfigRefused,
-		NamespaceTuned, NamespaceRestored, NamespaceDrift, NamespaceDriftOver, TuneFailed, TuneResumed)
+		NamespaceTuned, NamespaceRestored, NamespaceDrift, NamespaceDriftOver, TuneFailed, TuneResumed, ArmFailed, ArmResumed)
 }
 
 // Connection names a connection and whose it is.

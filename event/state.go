@@ -38,7 +38,7 @@ func Codes() []verdict.EventType {
 	return []verdict.EventType{
 		verdict.EndpointSuspect, verdict.EndpointDown, verdict.ConnectionStalled, verdict.ConnectionJudged, ReapFailed,
 		verdict.ClientNotBack, verdict.GuardDoubt, verdict.GuardBreaker, ConfigRefused,
-		NamespaceDrift, TuneFailed,
+		NamespaceDrift, TuneFailed, ArmFailed,
 	}
 }
 
@@ -90,6 +90,7 @@ const (
 	ofClient
 	ofDrift
 	ofTune
+	ofArm
 	kinds
 )
 
@@ -101,6 +102,8 @@ func (k kind) most() int {
 		return maxOpen / 2
 	case ofPath:
 		return maxOpen / 4
+	case ofBreaker, ofConfig, ofArm:
+		return 1 // they are about the node
 	default:
 		return maxOpen / 16
 	}
@@ -164,6 +167,10 @@ func (s *State) Apply(r *Record) {
 		s.start(subject{kind: ofTune, ns: e.NS}, e, time.Time{})
 	case TuneResumed:
 		s.end(subject{kind: ofTune, ns: e.NS}, e, e.Text)
+	case ArmFailed:
+		s.start(subject{kind: ofArm}, e, time.Time{})
+	case ArmResumed:
+		s.end(subject{kind: ofArm}, e, e.Text)
 	case ModeChanged:
 		s.mode = e.Mode
 		if e.Mode != nil && e.Mode.Effective == "off" {
@@ -255,6 +262,8 @@ func subjectOf(f *Finding) subject {
 		return subject{kind: ofDrift, ns: e.NS}
 	case TuneFailed:
 		return subject{kind: ofTune, ns: e.NS}
+	case ArmFailed:
+		return subject{kind: ofArm}
 	default:
 		return subject{kind: ofConnection, ns: e.NS, number: e.Cookie}
 	}

@@ -14,6 +14,8 @@ package keepalive
 import (
 	"errors"
 	"fmt"
+	"net/netip"
+	"os"
 	"strings"
 	"time"
 
@@ -36,9 +38,10 @@ type Options struct {
 	Count          int
 	// UserTimeout is TCP_USER_TIMEOUT: how long data may be unacknowledged, or a
 	// window closed. 0 is unset. Where it is set, the kernel ignores Count and
-	// tcp_retries2, and ends the connection to a *living* peer that keeps its
-	// window closed for so long (Redis in a long script while a client
-	// pipelines).
+	// tcp_retries2: it ends an idle connection at the first unanswered probe after
+	// that time (tcp_keepalive_timer in net/ipv4/tcp_timer.c), and the connection
+	// to a *living* peer that keeps its window closed for so long (Redis in a long
+	// script while a client pipelines).
 	UserTimeout time.Duration
 	// RTOMax is TCP_RTO_MAX_MS (Linux 6.15), the longest pause between two
 	// retransmissions, 1 s to 120 s, which is the kernel's own. 0 is a kernel that
@@ -57,7 +60,7 @@ const (
 func (o Options) String() string {
 	var parts []string
 	if o.Keepalive {
-		parts = append(parts, fmt.Sprintf("keepalive %v + %d x %v: an idle connection ends after %v", o.Idle, o.Count, o.Interval, o.Idle+time.Duration(o.Count)*o.Interval))
+		parts = append(parts, fmt.Sprintf("keepalive %v + %d x %v: an idle connection ends after %v", o.Idle, o.probes(), o.Interval, o.Ends()))
 	} else {
 		parts = append(parts, "no keepalive: an idle connection never ends")
 	}
@@ -70,42 +73,78 @@ func (o Options) String() string {
 	return strings.Join(parts, ", ")
 }
 
+// Ends is after how long an idle connection with these options is ended whose peer
+// is gone, 0 for never.
+func (o Options) Ends() time.Duration {
+	if !o.Keepalive {
+		return 0
+	}
+	return o.Idle + time.Duration(o.probes())*o.Interval
+}
+
+// probes is how many unanswered probes end an idle connection.
+func (o Options) probes() int {
+	if o.UserTimeout == 0 {
+		return o.Count
+	}
+	// One at least, and as many as it takes to reach the user timeout.
+	return max(1, int((o.UserTimeout-o.Idle+o.Interval-1)/max(1, o.Interval)))
+}
+
 // Plan is what a socket with the options have is to get, so that it notices a
-// silent peer at least as soon as want says. Where the application turned keepalive
-// on itself, each value that is stricter already is left. Options that want does
-// not set (UserTimeout and RTOMax of 0) are left as well.
+// silent peer at least as soon as want says. Keepalive that the application turned
+// on itself, and that notices as soon, is left; the three values are judged and set
+// together, since a mixture (the application's idle time and our count) would be
+// stricter than either. Options that want does not set (UserTimeout and RTOMax of 0)
+// are left as well.
 func Plan(have, want Options) Options {
 	plan := have
-	if want.Keepalive {
-		if plan.Keepalive {
-			plan.Idle = min(have.Idle, want.Idle)
-			plan.Interval = min(have.Interval, want.Interval)
-			plan.Count = min(have.Count, want.Count)
-		} else {
-			// What stands there are the namespace's defaults, which nobody chose.
-			plan.Keepalive, plan.Idle, plan.Interval, plan.Count = true, want.Idle, want.Interval, want.Count
-		}
-	}
 	if want.UserTimeout > 0 && (have.UserTimeout == 0 || have.UserTimeout > want.UserTimeout) {
 		plan.UserTimeout = want.UserTimeout
 	}
-	if want.RTOMax > 0 && (have.RTOMax == 0 || have.RTOMax > want.RTOMax) {
+	if want.RTOMax > 0 && have.RTOMax > want.RTOMax { // 0: the kernel has none
 		plan.RTOMax = want.RTOMax
+	}
+	if want.Keepalive && !plan.Fragile(want) && (!have.Keepalive || have.Ends() > want.Ends()) {
+		plan.SetTimes(want)
 	}
 	return plan
 }
 
-// Socket names a TCP socket of another process.
+// Fragile says that keepalive of these times would make a connection end at the
+// first unanswered probes, since its user timeout is shorter than they take.
+func (o Options) Fragile(times Options) bool {
+	return o.UserTimeout > 0 && o.UserTimeout < times.Idle+time.Duration(times.Count)*times.Interval
+}
+
+// SetTimes takes over SO_KEEPALIVE and its three values.
+func (o *Options) SetTimes(from Options) {
+	o.Keepalive, o.Idle, o.Interval, o.Count = from.Keepalive, from.Idle, from.Interval, from.Count
+}
+
+// SameTimes says whether both have keepalive on, with the same values, or off.
+func (o Options) SameTimes(as Options) bool {
+	if !o.Keepalive || !as.Keepalive {
+		return o.Keepalive == as.Keepalive
+	}
+	return o.Idle == as.Idle && o.Interval == as.Interval && o.Count == as.Count
+}
+
+// Socket names a connected TCP socket of another process. A socket keeps its cookie
+// when its application disconnects it and connects it elsewhere, or listens on it:
+// hence Remote.
 type Socket struct {
 	PID, FD int
 	Cookie  uint64
+	Remote  netip.AddrPort
 }
 
 // The errors after which a caller goes another way.
 var (
 	// ErrGone: the process has ended, or has closed the descriptor.
 	ErrGone = errors.New("the socket is gone")
-	// ErrOther: the descriptor is another socket by now.
+	// ErrOther: the descriptor is another socket by now, or connected to another
+	// peer, or to none.
 	ErrOther = sys.ErrOtherSocket
 	// ErrNotPermitted: CAP_SYS_PTRACE is missing, or Yama's scope is 3, or a
 	// seccomp filter is in the way.
@@ -115,6 +154,18 @@ var (
 	// ErrNotTaken: the kernel said yes and kept another value.
 	ErrNotTaken = errors.New("the kernel did not take the options")
 )
+
+// Obstacle says, as far as it can be told, what stands in the way of an
+// ErrNotPermitted or ErrNotSupported, for people.
+func Obstacle() string {
+	if may, err := sys.HasCapability(unix.CAP_SYS_PTRACE); err == nil && !may {
+		return "CAP_SYS_PTRACE is missing"
+	}
+	if scope, err := os.ReadFile("/proc/sys/kernel/yama/ptrace_scope"); err == nil && strings.TrimSpace(string(scope)) == "3" {
+		return "kernel.yama.ptrace_scope is 3, and nobody may take other processes' descriptors"
+	}
+	return "pidfd_getfd is forbidden by a seccomp filter or a security module, or the kernel is older than 5.6"
+}
 
 // Read returns the options of a socket.
 func Read(s Socket) (o Options, err error) {
@@ -150,7 +201,12 @@ func Set(s Socket, plan func(have Options) Options) (before, after Options, err 
 
 // with runs fn on a duplicate of the socket, see sys.WithForeignSocket.
 func (s Socket) with(fn func(fd int) error) error {
-	err := sys.WithForeignSocket(s.PID, s.FD, s.Cookie, fn)
+	err := sys.WithForeignSocket(s.PID, s.FD, s.Cookie, func(fd int) error {
+		if err := s.connected(fd); err != nil {
+			return err
+		}
+		return fn(fd)
+	})
 	switch {
 	case err == nil:
 		return nil
@@ -162,6 +218,25 @@ func (s Socket) with(fn func(fd int) error) error {
 		return fmt.Errorf("%w: %w", ErrNotSupported, err)
 	}
 	return err
+}
+
+// connected says why the socket is not the connection that is meant.
+func (s Socket) connected(fd int) error {
+	name, err := unix.Getpeername(fd)
+	if err != nil {
+		return fmt.Errorf("%w: it has no peer any more: %w", ErrOther, err)
+	}
+	var peer netip.AddrPort
+	switch a := name.(type) {
+	case *unix.SockaddrInet4:
+		peer = netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		peer = netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
+	}
+	if want := netip.AddrPortFrom(s.Remote.Addr().Unmap().WithZone(""), s.Remote.Port()); peer != want {
+		return fmt.Errorf("%w: its peer is %v, not %v", ErrOther, peer, want)
+	}
+	return nil
 }
 
 func read(fd int) (o Options, err error) {
@@ -196,8 +271,10 @@ func read(fd int) (o Options, err error) {
 	return o, nil
 }
 
-// write sets what differs. SO_KEEPALIVE comes last: it starts the timer, by the
-// values that are there.
+// write sets what differs, and the times together, also those that are there
+// already: they may be those of the namespace, which a socket without values of its
+// own follows. SO_KEEPALIVE comes last: it starts the timer, by the values that are
+// there.
 func write(fd int, have, want Options) error {
 	set := func(differs bool, name string, level, opt, v int) error {
 		if !differs {
@@ -212,10 +289,11 @@ func write(fd int, have, want Options) error {
 	if want.Keepalive {
 		on = 1
 	}
+	times := want.Keepalive && !have.SameTimes(want)
 	return errors.Join(
-		set(have.Idle != want.Idle, "TCP_KEEPIDLE", unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(want.Idle/time.Second)),
-		set(have.Interval != want.Interval, "TCP_KEEPINTVL", unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(want.Interval/time.Second)),
-		set(have.Count != want.Count, "TCP_KEEPCNT", unix.IPPROTO_TCP, unix.TCP_KEEPCNT, want.Count),
+		set(times, "TCP_KEEPIDLE", unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(want.Idle/time.Second)),
+		set(times, "TCP_KEEPINTVL", unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(want.Interval/time.Second)),
+		set(times, "TCP_KEEPCNT", unix.IPPROTO_TCP, unix.TCP_KEEPCNT, want.Count),
 		set(have.UserTimeout != want.UserTimeout, "TCP_USER_TIMEOUT", unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(want.UserTimeout/time.Millisecond)),
 		set(have.RTOMax != want.RTOMax, "TCP_RTO_MAX_MS", unix.IPPROTO_TCP, tcpRTOMaxMs, int(want.RTOMax/time.Millisecond)),
 		set(have.Keepalive != want.Keepalive, "SO_KEEPALIVE", unix.SOL_SOCKET, unix.SO_KEEPALIVE, on),

@@ -4,12 +4,15 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -60,7 +63,7 @@ func dial(t *testing.T, l *net.TCPListener) (s Socket, peer *net.TCPConn) {
 	must(t, err)
 	cookie, err := sys.SocketCookie(fd)
 	must(t, err)
-	return Socket{PID: os.Getpid(), FD: fd, Cookie: cookie}, peer
+	return Socket{PID: os.Getpid(), FD: fd, Cookie: cookie, Remote: l.Addr().(*net.TCPAddr).AddrPort()}, peer
 }
 
 func TestPlan(t *testing.T) {
@@ -74,14 +77,16 @@ func TestPlan(t *testing.T) {
 	armed := want
 	armed.RTOMax = rtoMaxDefault
 	for name, tc := range map[string]struct{ have, want, plan Options }{
-		"nothing chosen":          {defaults, want, armed},
-		"turned on, values not":   {own(func(*Options) {}), want, armed},
-		"its own are stricter":    {own(func(o *Options) { o.Idle, o.Interval, o.Count = 5*time.Second, time.Second, 3 }), want, own(func(o *Options) { o.Idle, o.Interval, o.Count = 5*time.Second, time.Second, 3 })},
-		"one of them is stricter": {own(func(o *Options) { o.Count = 2 }), want, own(func(o *Options) { o.Idle, o.Interval, o.Count = 10*time.Second, 3*time.Second, 2 })},
-		"nothing wanted":          {defaults, Options{}, defaults},
-		"user timeout":            {defaults, Options{UserTimeout: 30 * time.Second}, func() Options { o := defaults; o.UserTimeout = 30 * time.Second; return o }()},
-		"a stricter user timeout": {func() Options { o := defaults; o.UserTimeout = time.Second; return o }(), Options{UserTimeout: 30 * time.Second}, func() Options { o := defaults; o.UserTimeout = time.Second; return o }()},
-		"rto max":                 {defaults, Options{RTOMax: 3 * time.Second}, func() Options { o := defaults; o.RTOMax = 3 * time.Second; return o }()},
+		"nothing chosen":           {defaults, want, armed},
+		"turned on, values not":    {own(func(*Options) {}), want, armed},
+		"its own are stricter":     {own(func(o *Options) { o.Idle, o.Interval, o.Count = 5*time.Second, time.Second, 3 }), want, own(func(o *Options) { o.Idle, o.Interval, o.Count = 5*time.Second, time.Second, 3 })},
+		"one of them is stricter":  {own(func(o *Options) { o.Count = 2 }), want, armed},
+		"more probes, as soon":     {own(func(o *Options) { o.Idle, o.Interval, o.Count = 5*time.Second, time.Second, 20 }), want, own(func(o *Options) { o.Idle, o.Interval, o.Count = 5*time.Second, time.Second, 20 })},
+		"no rto max in the kernel": {Options{}, Options{RTOMax: 3 * time.Second}, Options{}},
+		"nothing wanted":           {defaults, Options{}, defaults},
+		"user timeout":             {defaults, Options{UserTimeout: 30 * time.Second}, func() Options { o := defaults; o.UserTimeout = 30 * time.Second; return o }()},
+		"a stricter user timeout":  {func() Options { o := defaults; o.UserTimeout = time.Second; return o }(), Options{UserTimeout: 30 * time.Second}, func() Options { o := defaults; o.UserTimeout = time.Second; return o }()},
+		"rto max":                  {defaults, Options{RTOMax: 3 * time.Second}, func() Options { o := defaults; o.RTOMax = 3 * time.Second; return o }()},
 	} {
 		if got := Plan(tc.have, tc.want); got != tc.plan {
 			t.Errorf("%s: %+v, want %+v", name, got, tc.plan)
@@ -150,10 +155,12 @@ func find(t *testing.T, pid, port int) (Socket, bool) {
 		}
 		name, err := unix.Getsockname(dup)
 		in4, ok := name.(*unix.SockaddrInet4)
+		peer, _ := unix.Getpeername(dup)
 		cookie, cerr := sys.SocketCookie(dup)
 		unix.Close(dup)
 		if err == nil && cerr == nil && ok && in4.Port == port {
-			return Socket{PID: pid, FD: fd, Cookie: cookie}, true
+			to := peer.(*unix.SockaddrInet4)
+			return Socket{PID: pid, FD: fd, Cookie: cookie, Remote: netip.AddrPortFrom(netip.AddrFrom4(to.Addr), uint16(to.Port))}, true
 		}
 	}
 	return Socket{}, false
@@ -224,7 +231,8 @@ func TestNoOtherSocketIsSet(t *testing.T) {
 	number, err := unix.Dup(target.FD)
 	must(t, err)
 	defer unix.Close(number)
-	s := Socket{PID: target.PID, FD: number, Cookie: target.Cookie}
+	s := target
+	s.FD = number
 	var stop atomic.Bool
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -259,6 +267,97 @@ func TestNoOtherSocketIsSet(t *testing.T) {
 	for _, fd := range others {
 		if v, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE); err != nil || v != 0 {
 			t.Errorf("another socket has keepalive %d (%v)", v, err)
+		}
+	}
+}
+
+// A socket that is connected elsewhere by now, or listens, has its cookie still.
+func TestASocketThatIsUsedAgain(t *testing.T) {
+	l := listen(t)
+	s, peer := dial(t, l)
+	defer peer.Close()
+	defer unix.Close(s.FD)
+	if _, err := Read(s); err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := s
+	elsewhere.Remote = netip.MustParseAddrPort("127.0.0.1:1")
+	for name, other := range map[string]Socket{"another peer": elsewhere, "no peer": {PID: s.PID, FD: s.FD, Cookie: s.Cookie}} {
+		if _, _, err := Set(other, func(Options) Options { t.Errorf("%s: it was planned for", name); return want }); !errors.Is(err, ErrOther) {
+			t.Errorf("%s: %v, want %v", name, err, ErrOther)
+		}
+	}
+	// AF_UNSPEC takes the connection away.
+	must(t, disconnect(s.FD))
+	must(t, unix.Listen(s.FD, 1))
+	if cookie, err := sys.SocketCookie(s.FD); err != nil || cookie != s.Cookie {
+		t.Errorf("its cookie is %d (%v), was %d", cookie, err, s.Cookie)
+	}
+	if _, _, err := Set(s, func(Options) Options { t.Error("a listener was planned for"); return want }); !errors.Is(err, ErrOther) {
+		t.Errorf("it listens: %v, want %v", err, ErrOther)
+	}
+}
+
+func disconnect(fd int) error {
+	var unspec unix.RawSockaddr // AF_UNSPEC is 0
+	if _, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&unspec)), unix.SizeofSockaddrInet4); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// What the sysctls of its namespace say today is written to a socket all the same,
+// or it would follow them tomorrow.
+func TestValuesDoNotFollowTheSysctl(t *testing.T) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the namespace ends with the thread
+		sysctl := func(name, value string) {
+			if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			t.Error(err)
+			return
+		}
+		sysctl("tcp_keepalive_time", "10")
+		sysctl("tcp_keepalive_intvl", "3")
+		sysctl("tcp_keepalive_probes", "5")
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer unix.Close(fd)
+		before, err := read(fd)
+		if err == nil {
+			err = write(fd, before, Plan(before, want))
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		sysctl("tcp_keepalive_time", "7200")
+		sysctl("tcp_keepalive_intvl", "75")
+		sysctl("tcp_keepalive_probes", "9")
+		if after, err := read(fd); err != nil || !after.SameTimes(want) {
+			t.Errorf("it has %v (%v), want %v", after, err, want)
+		}
+	}()
+	<-done
+}
+
+// String and Ends say what the kernel does; with a user timeout it does not count.
+func TestEnds(t *testing.T) {
+	for ends, o := range map[time.Duration]Options{
+		0:                {Idle: time.Second, Interval: time.Second, Count: 1},
+		25 * time.Second: want,
+		13 * time.Second: {Keepalive: true, Idle: 10 * time.Second, Interval: 3 * time.Second, Count: 5, UserTimeout: 5 * time.Second},
+		31 * time.Second: {Keepalive: true, Idle: 10 * time.Second, Interval: 3 * time.Second, Count: 5, UserTimeout: 30 * time.Second},
+	} {
+		if got := o.Ends(); got != ends {
+			t.Errorf("%v: %v, want %v", o, got, ends)
 		}
 	}
 }

@@ -204,6 +204,8 @@ func all() []figure {
 		},
 		perKey("redisguard_tunes_total", "Network namespaces that were tuned, restored, found changed by somebody else, or could not be tuned.", "outcome",
 			func(r *reading) map[supervisor.TuneOutcome]int64 { return r.Tunes }, func(o supervisor.TuneOutcome) string { return string(o) }),
+		perKey("redisguard_arms_total", "Connections whose keepalive was set, found as it should be, or could not be set; those that failed are tried again.", "outcome",
+			func(r *reading) map[supervisor.ArmOutcome]int64 { return r.Arms }, func(o supervisor.ArmOutcome) string { return string(o) }),
 		{
 			name: "redisguard_discovery_age_seconds", kind: gauge,
 			help:  "Age of the oldest view of a network namespace that is known to have something new: how late discovery is.",

@@ -229,7 +229,7 @@ func (w *watcher) send(e event.Event, key verdict.ConnKey) {
 		level = slog.LevelDebug
 	case verdict.ConnectionReaped:
 		level = slog.LevelWarn
-	case verdict.EndpointDown, verdict.GuardDoubt, verdict.GuardBreaker, verdict.ClientNotBack:
+	case verdict.EndpointDown, verdict.GuardDoubt, verdict.GuardBreaker, verdict.ClientNotBack, event.ArmFailed:
 		level = slog.LevelWarn
 	}
 	if e.Connection != nil && e.Evidence != nil && e.Evidence.Rule == verdict.RuleSyn {
@@ -314,6 +314,9 @@ func (w *watcher) probe(ctx context.Context, p verdict.PathKey) {
 		w.in.Probes = append(w.in.Probes, pr)
 		return
 	}
+	w.s.stats.probes.Add(1)
+	pr.Outcome = verdict.Pending
+	w.in.Probes = append(w.in.Probes, pr)
 	w.s.errands.start(ctx, func(ctx context.Context) {
 		done := pr
 		took, failed := sock.Connect(ctx)
@@ -332,9 +335,6 @@ func (w *watcher) probe(ctx context.Context, p verdict.PathKey) {
 		w.s.log.Debug("probe", "endpoint", p.Endpoint, "namespace", sp.ns.Name, "outcome", r.Outcome.String(), "detail", r.Detail, "took", done.Ended-done.Started)
 		w.s.deliver(ctx, result{probe: &done})
 	})
-	w.s.stats.probes.Add(1)
-	pr.Outcome = verdict.Pending
-	w.in.Probes = append(w.in.Probes, pr)
 }
 
 // outcomes are the probe's in the core's words.

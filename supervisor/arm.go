@@ -1,11 +1,14 @@
 package supervisor
 
 import (
-	"context"
 	"errors"
+	"fmt"
+	"iter"
+	"maps"
 	"time"
 
 	"github.com/redisguard/redisguard/config"
+	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/keepalive"
 	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/verdict"
@@ -16,6 +19,13 @@ const (
 	// armEvery is how often it is looked whom to arm, and for canaries that are
 	// gone: new connections have up to two seconds.
 	armEvery = time.Second
+	// armSoon is how soon it is looked again when a canary is gone: its successor
+	// is to be there within a second.
+	armSoon = 250 * time.Millisecond
+	// canaryLook is how often canaries are looked at, on nodes with so many
+	// connections that not everyone is at each tick: two probes without an answer
+	// are to be seen soon, and that a canary is gone.
+	canaryLook = 500 * time.Millisecond
 	// armAgain is how soon it is tried again where it failed.
 	armAgain = 30 * time.Second
 	// armAtOnce bounds what is asked for at a time; the rest has its turn a second
@@ -30,24 +40,27 @@ const (
 )
 
 // canary is what the options of a canary are: it asks every two seconds (TCP's
-// keepalive counts in seconds), and so long that the kernel does not end it before
-// a verdict could.
-var canary = keepalive.Options{Keepalive: true, Idle: 2 * time.Second, Interval: 2 * time.Second, Count: 30}
+// keepalive counts in seconds), and is ended by the kernel after 24 s, long after a
+// verdict could be there, and as soon as the others where the guard is gone. Eleven
+// unanswered probes in a row are no accident: at 10 % loss each way one in 10^8.
+var canary = keepalive.Options{Keepalive: true, Idle: 2 * time.Second, Interval: 2 * time.Second, Count: 11}
 
 // armed is how it stands with the options of a connection.
 type armed struct {
-	state   view.ArmState
-	why     string
-	options *keepalive.Options // as last read, nil before; shared, see share
-	want    *keepalive.Options // as last asked for, likewise
-	// ours says that we have turned keepalive on, so that its values are ours to
-	// change again.
-	ours   bool
-	canary bool          // it is, or is to be, one
-	spoke  int           // for how many rounds it has been speaking
-	asked  bool          // under way
-	lost   bool          // it is not where its owner had it
-	again  time.Duration // not before
+	state    view.ArmState
+	why      string
+	options  *keepalive.Options // as last read, at checked; nil before; shared, see share
+	original *keepalive.Options // as its application had them before we changed any; nil if we have not
+	want     *keepalive.Options // as last asked for
+	checked  time.Duration
+	canary   bool          // it is, or is to be, one
+	spoke    int           // for how many rounds it has been speaking
+	path     *canaryPath   // see picker
+	asked    bool          // under way
+	lost     bool          // it is not where its owner had it
+	denied   bool          // for want of a right, or of a system call
+	refused  bool          // its application has turned off what we had turned on
+	again    time.Duration // not before
 }
 
 // share returns one place for equal options: thousands of connections have the same.
@@ -55,22 +68,28 @@ func (w *watcher) share(o keepalive.Options) *keepalive.Options {
 	if p := w.options[o]; p != nil {
 		return p
 	}
-	if w.options == nil || len(w.options) >= maxOptions {
+	p := new(keepalive.Options)
+	*p = o
+	if w.options == nil {
 		w.options = map[keepalive.Options]*keepalive.Options{}
 	}
-	w.options[o] = &o
-	return &o
+	if len(w.options) < maxOptions { // whoever invents more pays with a few bytes each
+		w.options[o] = p
+	}
+	return p
 }
 
-// maxOptions bounds the different options that are shared; beyond it is begun anew,
-// and connections are merely looked at once more.
+// maxOptions bounds the different options that are shared.
 const maxOptions = 1000
 
 // view is a copy for others.
 func (a *armed) view() view.Arm {
-	v := view.Arm{State: a.state, Why: a.why}
-	if a.state == view.ArmDone || a.state == view.ArmLeft || a.state == view.ArmPlanned {
-		v.Canary, v.Meaning = a.canary && a.state == view.ArmDone, a.options.String()
+	v := view.Arm{State: a.state, Why: a.why, Canary: a.canary && a.state == view.ArmDone}
+	if a.options != nil {
+		v.Meaning = a.options.String()
+		if a.state == view.ArmPlanned {
+			v.Meaning += "; would be " + a.want.String()
+		}
 	}
 	return v
 }
@@ -80,12 +99,12 @@ type armJob struct {
 	key    verdict.ConnKey
 	socket keepalive.Socket
 	want   keepalive.Options
-	// left is what we have left there before, nil if nothing; ordinary is what we
-	// would have, had we been another run of the daemon.
-	left     *keepalive.Options
-	ordinary keepalive.Options
-	canary   bool
-	dry      bool
+	// left is what we have left there, and original what its application had before;
+	// both nil if we have changed nothing.
+	left, original *keepalive.Options
+	refused        bool           // see armed
+	conf           *config.Config // by which it was decided
+	dry            bool
 }
 
 // armResult is what became of it.
@@ -105,6 +124,9 @@ func armOptions(c *config.Config) keepalive.Options {
 
 // ArmMode is how far arming may go.
 func (s *Supervisor) ArmMode() config.Mode {
+	if s.disabled() {
+		return config.Off
+	}
 	c := s.config()
 	return config.Ceiling(s.watchMode(c), c.Arm.Mode)
 }
@@ -115,45 +137,58 @@ func (w *watcher) arm(now time.Duration) {
 	if now < w.nextArm {
 		return
 	}
-	w.nextArm = now + armEvery
+	w.armed, w.nextArm = now, now+armEvery
 	mode := w.s.ArmMode()
 	c := w.s.config()
+	w.canaries = w.canaries[:0]
 	if mode == config.Off {
+		w.tellArm(0, "")
 		return
 	}
-	ordinary := armOptions(c)
-	chosen := map[*tracked]bool{}
+	wants := [2]*keepalive.Options{w.share(armOptions(c)), w.share(canaryOptions(c))}
 	if c.Arm.Canary {
-		chosen = w.canaries(c)
+		w.canaries = w.picker.pick(maps.Values(w.conns), wants[1], w.canaries)
+	} else {
+		for _, t := range w.conns {
+			t.arm.canary = false
+		}
 	}
 	var jobs []*armJob
+	denied, why := 0, ""
 	for _, t := range w.conns {
 		a := &t.arm
+		switch {
+		case a.denied:
+			denied, why = denied+1, a.why
+		case !w.mayTrace && t.unowned():
+			denied++
+		}
 		if a.asked || now < a.again {
 			continue
 		}
-		if state, why := w.s.armable(c, t); state != "" {
-			a.state, a.why = state, why
+		if state, why := t.armable(); state != "" {
+			a.state, a.why, a.denied = state, why, false
+			if a.original != nil {
+				a.why += "; it was armed before"
+			}
 			continue
 		}
-		want := ordinary
-		a.canary = chosen[t]
+		want := wants[0]
 		if a.canary {
-			want.Idle, want.Interval, want.Count = canary.Idle, canary.Interval, canary.Count
+			want = wants[1]
 		}
-		if a.want == w.share(want) && (a.state == view.ArmDone || a.state == view.ArmLeft || a.state == view.ArmPlanned && mode != config.Enforce) {
+		settled := a.want != nil && *a.want == *want &&
+			(a.state == view.ArmDone || a.state == view.ArmLeft || a.state == view.ArmPlanned && mode != config.Enforce)
+		if settled && t.disarmed() {
+			settled, a.again = false, now+armAgain
+		}
+		if settled || len(jobs) == armAtOnce {
 			continue
 		}
-		if len(jobs) == armAtOnce {
-			break
-		}
-		o := t.own.owner
-		jobs = append(jobs, &armJob{
-			key: t.key, socket: keepalive.Socket{PID: o.Process.PID, FD: o.FD, Cookie: t.key.Cookie},
-			want: want, left: a.left(), ordinary: ordinary, canary: a.canary, dry: mode != config.Enforce,
-		})
+		jobs = append(jobs, t.armJob(c, *want, mode != config.Enforce))
 		a.asked = true
 	}
+	w.tellArm(denied, why)
 	if len(jobs) == 0 {
 		return
 	}
@@ -166,16 +201,37 @@ func (w *watcher) arm(now time.Duration) {
 	}
 }
 
+// tellArm tells that connections cannot be armed, and when that is over.
+func (w *watcher) tellArm(denied int, why string) {
+	switch {
+	case denied > 0 && !w.toldArm:
+		w.toldArm = true
+		text := keepalive.Obstacle()
+		if why != "" {
+			text += " (" + why + ")"
+		}
+		w.send(event.Event{Type: event.ArmFailed, Text: fmt.Sprintf("%d connections cannot be armed: %s", denied, text)}, verdict.ConnKey{})
+	case denied == 0 && w.toldArm:
+		w.toldArm = false
+		w.send(event.Event{Type: event.ArmResumed, Text: "no connection is without arms for want of a right any more"}, verdict.ConnKey{})
+	}
+}
+
+// unowned says that nobody was found who holds it.
+func (t *tracked) unowned() bool {
+	return t.own.asked && t.own.owner == nil && t.conn.Inode != 0 && t.conn.State == tcpstate.Established
+}
+
 // armable says why a connection is not to be armed: nothing, if it is.
-func (s *Supervisor) armable(c *config.Config, t *tracked) (view.ArmState, string) {
+func (t *tracked) armable() (view.ArmState, string) {
 	if t.conn.State != tcpstate.Established {
 		return view.ArmWaiting, "it is not connected yet, or closing"
 	}
 	if !t.own.asked || t.own.owner == nil && !t.own.listens {
 		return view.ArmWaiting, "its process is not known"
 	}
-	if x, why := s.touchable(c, &t.conn, &t.own); x != NotExempt {
-		return view.ArmExempt, why
+	if t.untouchable != NotExempt {
+		return view.ArmExempt, t.untouchableWhy
 	}
 	if t.own.owner == nil {
 		return view.ArmWaiting, "its process is not known"
@@ -183,160 +239,240 @@ func (s *Supervisor) armable(c *config.Config, t *tracked) (view.ArmState, strin
 	return "", ""
 }
 
-// canaries picks one connection of each path on which nobody speaks. One that is a
-// canary already stays one.
-func (w *watcher) canaries(c *config.Config) map[*tracked]bool {
-	type path struct {
-		spoke  int // rounds, of whoever has been speaking longest and is not the canary
-		canary *tracked
-		best   *tracked
+// disarmed says that a look since it was armed shows no timer, which a connection
+// with keepalive always has: its application has turned that off.
+func (t *tracked) disarmed() bool {
+	a := &t.arm
+	return a.state == view.ArmDone && a.options.Keepalive && t.seen > a.checked && t.conn.Timer == tcpstate.TimerNone
+}
+
+// canaryOptions are those of a canary where the others have the ordinary ones.
+func canaryOptions(c *config.Config) keepalive.Options {
+	o := armOptions(c)
+	o.SetTimes(canary)
+	return o
+}
+
+func (t *tracked) armJob(c *config.Config, want keepalive.Options, dry bool) *armJob {
+	o, a := t.own.owner, &t.arm
+	j := &armJob{
+		key: t.key, socket: keepalive.Socket{PID: o.Process.PID, FD: o.FD, Cookie: t.key.Cookie, Remote: t.conn.Remote},
+		want: want, refused: a.refused, conf: c, dry: dry,
 	}
-	paths := map[verdict.PathKey]*path{}
-	for _, t := range w.conns {
-		if state, _ := w.s.armable(c, t); state != "" {
+	if a.original != nil {
+		j.left, j.original = a.options, a.original
+	}
+	return j
+}
+
+// fit says whether a connection can be a canary, as far as its options are known:
+// times that its application has chosen, and that are as strict, are not ours to
+// change.
+func (a *armed) fit(want *keepalive.Options) bool {
+	if a.state == view.ArmFailed {
+		return false
+	}
+	if a.options == nil {
+		return true
+	}
+	j := armJob{want: *want, refused: a.refused}
+	if a.original != nil {
+		j.left, j.original = a.options, a.original
+	}
+	return j.plan(*a.options).SameTimes(canary)
+}
+
+// canaryPath is what a path shows in a round of picking canaries.
+type canaryPath struct {
+	round  uint64
+	gone   bool     // out of the picker's paths
+	spoke  int      // rounds, of whoever has been speaking longest
+	canary *tracked // that there is
+	best   *tracked // that there could be
+}
+
+// picker picks canaries. It keeps the paths from round to round, to save looking
+// them up.
+type picker struct {
+	round uint64
+	paths map[verdict.PathKey]*canaryPath
+}
+
+// pick marks one connection of each path on which nobody speaks, and returns them. One
+// that is a canary already stays one.
+func (k *picker) pick(conns iter.Seq[*tracked], want *keepalive.Options, chosen []*tracked) []*tracked {
+	k.round++
+	for t := range conns {
+		a := &t.arm
+		if state, _ := t.armable(); state != "" {
+			a.canary = false
 			continue
 		}
-		k := verdict.PathKey{NS: t.key.NS, Endpoint: t.conn.Remote}
-		p := paths[k]
-		if p == nil {
-			p = &path{}
-			paths[k] = p
-		}
+		p := k.path(t)
 		if t.conn.Info.LastDataRecv < speaking {
-			t.arm.spoke++
+			a.spoke++
 		} else {
-			t.arm.spoke = 0
+			a.spoke = 0
 		}
+		p.spoke = max(p.spoke, a.spoke)
 		switch {
-		case t.arm.canary:
+		case a.canary && p.canary == nil && a.fit(want):
 			p.canary = t
-		case t.arm.spoke > 0:
-			p.spoke = max(p.spoke, t.arm.spoke)
-		case t.arm.options != nil && t.arm.options.Keepalive && !t.arm.ours:
-			// The application has chosen its own times, which are not ours to
-			// lengthen.
-		case t.arm.state == view.ArmFailed:
-		case p.best == nil || t.key.Cookie < p.best.key.Cookie:
+		case a.spoke > 0, p.best != nil && t.key.Cookie > p.best.key.Cookie:
+		case a.fit(want):
 			p.best = t // the oldest: it is the least likely to go
 		}
+		a.canary = false
 	}
-	chosen := map[*tracked]bool{}
-	for _, p := range paths {
+	for key, p := range k.paths {
+		t := p.best
 		switch {
+		case p.round != k.round:
+			p.gone = true
+			delete(k.paths, key)
+			continue
 		case p.canary != nil && p.spoke < speakingLong:
-			chosen[p.canary] = true
+			t = p.canary
 		case p.spoke > 0:
-		case p.best != nil:
-			chosen[p.best] = true
+			continue
+		}
+		if t != nil {
+			t.arm.canary = true
+			chosen = append(chosen, t)
 		}
 	}
 	return chosen
 }
 
+// path is the path of a connection, as of this round.
+func (k *picker) path(t *tracked) *canaryPath {
+	p := t.arm.path
+	if p == nil || p.gone {
+		key := verdict.PathKey{NS: t.key.NS, Endpoint: t.conn.Remote}
+		if p = k.paths[key]; p == nil {
+			if k.paths == nil {
+				k.paths = map[verdict.PathKey]*canaryPath{}
+			}
+			p = &canaryPath{}
+			k.paths[key] = p
+		}
+		t.arm.path = p
+	}
+	if p.round != k.round {
+		*p = canaryPath{round: k.round}
+	}
+	return p
+}
+
 // takeArmed takes in what became of arming.
 func (w *watcher) takeArmed(results []armResult) {
 	now := monotonic()
+	n := map[ArmOutcome]int64{}
 	for i := range results {
 		r := &results[i]
 		t := w.conns[r.job.key]
+		if errors.Is(r.err, errStale) {
+			if t != nil {
+				t.arm.asked = false // and is asked for anew
+			}
+			continue
+		}
+		state, outcome, why := r.outcome()
+		n[outcome]++
 		if t == nil {
 			continue
 		}
 		a := &t.arm
 		a.asked = false
-		a.want = w.share(r.job.want)
+		a.want, a.state, a.why = w.share(r.job.want), state, why
+		a.denied = outcome == ArmNotPermitted || outcome == ArmNotSupported
 		if r.err != nil {
-			a.state, a.why, a.again = view.ArmFailed, r.err.Error(), now+armAgain
+			a.again = now + armAgain
 			// Another descriptor, or another process, may have it by now.
-			a.lost = errors.Is(r.err, keepalive.ErrGone) || errors.Is(r.err, keepalive.ErrOther)
-			if errors.Is(r.err, keepalive.ErrNotPermitted) && !w.toldArm {
-				w.toldArm = true
-				w.s.log.Warn("connections cannot be armed", "error", r.err, "remedy", "CAP_SYS_PTRACE, Yama's ptrace_scope below 3, and no seccomp filter against pidfd_getfd")
-			}
-			w.s.stats.armFailed.Add(1)
+			a.lost = outcome == ArmGone
 			continue
 		}
-		a.options, a.why = w.share(r.after), ""
-		a.ours = r.job.ours(r.before) || !r.before.Keepalive && r.after.Keepalive
+		a.options, a.checked, a.original = w.share(r.after), now, nil
+		a.refused = r.job.turnedOff(r.before)
+		if own := r.job.own(r.before); own != r.after {
+			a.original = w.share(own)
+		}
+	}
+	w.s.figures.armed(n)
+}
+
+// outcome puts into words what became of a job.
+func (r *armResult) outcome() (state view.ArmState, outcome ArmOutcome, why string) {
+	if r.err != nil {
+		outcome = ArmError
 		switch {
-		case r.before == r.after && r.job.dry:
-			a.state = view.ArmPlanned
-		case r.before == r.after:
-			a.state = view.ArmLeft
-			if a.ours {
-				a.state = view.ArmDone
-			}
-		default:
-			a.state = view.ArmDone
-			w.s.stats.armed.Add(1)
+		case errors.Is(r.err, keepalive.ErrGone), errors.Is(r.err, keepalive.ErrOther):
+			outcome = ArmGone
+		case errors.Is(r.err, keepalive.ErrNotPermitted):
+			outcome = ArmNotPermitted
+		case errors.Is(r.err, keepalive.ErrNotSupported):
+			outcome = ArmNotSupported
+		case errors.Is(r.err, keepalive.ErrNotTaken):
+			outcome = ArmNotTaken
+		case errors.Is(r.err, errHeld):
+			outcome = ArmHeld
 		}
-		if a.canary && !a.ours && !r.job.dry {
-			a.canary = false // its application has chosen for itself: another is picked
-		}
+		return view.ArmFailed, outcome, r.err.Error()
 	}
+	switch {
+	case r.before != r.after:
+		outcome = ArmSet
+	case r.job.dry && r.job.plan(r.before) != r.before:
+		return view.ArmPlanned, ArmObserved, ""
+	default:
+		outcome = ArmLeftAlone
+	}
+	switch {
+	case r.after.SameTimes(r.job.want):
+		return view.ArmDone, outcome, ""
+	case r.job.turnedOff(r.before):
+		why = "its application has turned keepalive off again"
+	case r.after.Fragile(r.job.want):
+		why = fmt.Sprintf("with its TCP_USER_TIMEOUT of %v keepalive would end it at the first unanswered probe", r.after.UserTimeout)
+	}
+	return view.ArmLeft, outcome, why
 }
 
-// armer sets options until ctx ends.
-func (s *Supervisor) armer(ctx context.Context) error {
-	for {
-		var jobs []*armJob
-		select {
-		case <-ctx.Done():
-			return nil
-		case jobs = <-s.arms:
-		}
-		results := make([]armResult, 0, len(jobs))
-		for _, j := range jobs {
-			if ctx.Err() != nil {
-				return nil
-			}
-			r := armResult{job: j}
-			if j.dry || s.disabled() {
-				r.before, r.err = keepalive.Read(j.socket)
-				r.after = r.before
-			} else {
-				r.before, r.after, r.err = keepalive.Set(j.socket, j.plan)
-			}
-			results = append(results, r)
-		}
-		select {
-		case s.armResults <- results:
-		case <-ctx.Done():
-			return nil
-		}
-	}
+// turnedOff says that the application has turned off what we had turned on.
+func (j *armJob) turnedOff(have keepalive.Options) bool {
+	return j.refused || j.left != nil && j.left.Keepalive && !have.Keepalive
 }
 
-// left is what we have left on the socket, nil if its values are not ours.
-func (a *armed) left() *keepalive.Options {
-	if !a.ours {
-		return nil
+// own is what the application has chosen: what is there, but for what we have put
+// there. Nobody remembers what an earlier run of the daemon has set, but what is a
+// canary's is ours.
+func (j *armJob) own(have keepalive.Options) keepalive.Options {
+	own := have
+	if j.left == nil {
+		own.Keepalive = have.Keepalive && !have.SameTimes(canary)
+		return own
 	}
-	return a.options
+	if have.SameTimes(*j.left) {
+		own.SetTimes(*j.original)
+	}
+	if have.UserTimeout == j.left.UserTimeout {
+		own.UserTimeout = j.original.UserTimeout
+	}
+	if have.RTOMax == j.left.RTOMax {
+		own.RTOMax = j.original.RTOMax
+	}
+	return own
 }
 
-// ours says whether the values that a socket has were set by us: they are what we
-// left, not what its application has put there since; or they are what an earlier
-// run of the daemon, which nobody remembers, has set.
-func (j *armJob) ours(have keepalive.Options) bool {
-	if j.left != nil {
-		return have == *j.left
-	}
-	same := func(o keepalive.Options) bool {
-		return have.Keepalive && have.Idle == o.Idle && have.Interval == o.Interval && have.Count == o.Count
-	}
-	return same(canary) || same(j.ordinary)
-}
-
-// plan is what the socket is to get.
+// plan is what the socket is to get: what follows from what its application has
+// chosen.
 func (j *armJob) plan(have keepalive.Options) keepalive.Options {
-	if !j.ours(have) {
-		if j.canary && have.Keepalive {
-			return have // its application has chosen for itself; another is picked
-		}
-		return keepalive.Plan(have, j.want)
+	if j.turnedOff(have) {
+		return have // so be it
 	}
-	plan := keepalive.Plan(have, keepalive.Options{UserTimeout: j.want.UserTimeout, RTOMax: j.want.RTOMax})
-	plan.Keepalive, plan.Idle, plan.Interval, plan.Count = true, j.want.Idle, j.want.Interval, j.want.Count
+	plan := keepalive.Plan(j.own(have), j.want)
+	if !plan.Keepalive { // then its times mean nothing, and stay
+		plan.Idle, plan.Interval, plan.Count = have.Idle, have.Interval, have.Count
+	}
 	return plan
 }

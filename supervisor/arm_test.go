@@ -10,7 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/redisguard/redisguard/config"
+	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/supervisor"
 	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/verdict"
 	"github.com/redisguard/redisguard/view"
@@ -176,4 +178,79 @@ func TestWhoIsNotArmed(t *testing.T) {
 	if armed[spared.Local(0)] == tcpstate.TimerKeepalive || len(armed) != 3 {
 		t.Errorf("timers: %v", armed)
 	}
+}
+
+// What arming would do can be asked without a daemon: nothing is set, and what a
+// daemon has set is recognised.
+func TestPlanArming(t *testing.T) {
+	w := newWorld(t)
+	c := arming()
+	c.Exclude.Commands = []string{"spare-me"}
+	w.run(w.client, lab.Subscriber, w.redis.Addr(), 2)
+	spared, err := w.client.Client(w.ctx, lab.ClientConfig{Addr: w.redis.Addr(), Kind: lab.Subscriber, Comm: "spare-me"})
+	must(t, err)
+	must(t, spared.Ready(w.ctx))
+	plan := func() (n map[view.ArmState]int, canaries int) {
+		t.Helper()
+		plans, _, err := supervisor.PlanArming(w.ctx, supervisor.Options{Config: c})
+		must(t, err)
+		n = map[view.ArmState]int{}
+		for _, p := range plans {
+			if p.NS.Name != w.client.NSName {
+				continue
+			}
+			n[p.State]++
+			if p.Canary {
+				canaries++
+				if p.Then.Ends() != 24*time.Second {
+					t.Errorf("the canary would have %v", p.Then)
+				}
+			} else if p.State == view.ArmPlanned && (p.Now.Keepalive || p.Then.Ends() != 25*time.Second) {
+				t.Errorf("from %v to %v", p.Now, p.Then)
+			}
+		}
+		return n, canaries
+	}
+	var n map[view.ArmState]int
+	var canaries int
+	eventually(t, 10*time.Second, "a canary would be picked, since nobody speaks", func() bool {
+		n, canaries = plan()
+		return canaries == 1
+	})
+	if n[view.ArmPlanned] != 2 || n[view.ArmExempt] != 1 {
+		t.Errorf("planned: %v", n)
+	}
+	if timers := w.timers(); timers[tcpstate.TimerKeepalive] != 0 {
+		t.Errorf("timers after planning: %v", timers)
+	}
+	g := startGuard(t, c, false)
+	g.arms(2, view.ArmDone, 1)
+	if n, canaries = plan(); n[view.ArmDone] != 2 || canaries != 1 {
+		t.Errorf("beside a daemon: %v, %d canaries", n, canaries)
+	}
+	if f := g.Figures().Arms; f[supervisor.ArmSet] < 2 || f[supervisor.ArmGone]+f[supervisor.ArmError]+f[supervisor.ArmNotPermitted] != 0 {
+		t.Errorf("counted: %v", f)
+	}
+}
+
+// Where a right is missing arming says so once, as a finding, and the rest goes on.
+func TestArmingWithoutPtrace(t *testing.T) {
+	w := newWorld(t)
+	subs := w.run(w.client, lab.Subscriber, w.redis.Addr(), 2)
+	d := startDaemon(t, daemonConfig{lines: []string{`tune.mode = "off"`, `arm.mode = "enforce"`}, drop: []int{unix.CAP_SYS_PTRACE}})
+	l := d.wait(10*time.Second, "arm.failed", func(l *logLine) bool { return l.is(event.ArmFailed) })
+	if !strings.Contains(l.field("text"), "2 connections cannot be armed: CAP_SYS_PTRACE is missing") || !l.loud() {
+		t.Errorf("it says %s", l.raw)
+	}
+	d.probed(w.redis.Addr().String())
+	if n := w.timers()[tcpstate.TimerKeepalive]; n != 0 {
+		t.Errorf("%d connections were armed all the same", n)
+	}
+	if l := d.log(func(l *logLine) bool { return l.is(event.ArmFailed) || l.is(event.ArmResumed) }); len(l) != 1 {
+		t.Errorf("it says so %d times", len(l))
+	}
+	_, err := subs.Stop()
+	must(t, err)
+	d.wait(10*time.Second, "arm.resumed", func(l *logLine) bool { return l.is(event.ArmResumed) })
+	d.terminate()
 }

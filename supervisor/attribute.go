@@ -50,7 +50,7 @@ func (s *Supervisor) attribute(ctx context.Context) error {
 		return err
 	}
 	defer thread.Close()
-	a := &attribution{s: s, thread: thread, attributor: proc.NewAttributor(s.opt.Proc), tries: map[verdict.ConnKey]int{}}
+	a := s.attribution(thread)
 	var wait []*subject
 	retry := time.NewTimer(time.Hour)
 	retry.Stop()
@@ -105,6 +105,10 @@ type attribution struct {
 	attributor *proc.Attributor
 	users      users
 	tries      map[verdict.ConnKey]int // of those that are tried again
+}
+
+func (s *Supervisor) attribution(thread *netns.Thread) *attribution {
+	return &attribution{s: s, thread: thread, attributor: proc.NewAttributor(s.opt.Proc), tries: map[verdict.ConnKey]int{}}
 }
 
 // listener is a listening socket of a namespace.

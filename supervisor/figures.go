@@ -43,6 +43,27 @@ func TuneOutcomes() []TuneOutcome {
 	return []TuneOutcome{TuneDone, TuneObserved, TuneRestored, TuneDrifted, TuneFailed}
 }
 
+// ArmOutcome is what became of arming a connection.
+type ArmOutcome string
+
+// The outcomes.
+const (
+	ArmSet          ArmOutcome = "armed"
+	ArmObserved     ArmOutcome = "dry_run"
+	ArmLeftAlone    ArmOutcome = "left" // it had what it was to get, or its application has chosen stricter values
+	ArmGone         ArmOutcome = "gone" // the connection, its process or its descriptor
+	ArmNotPermitted ArmOutcome = "not_permitted"
+	ArmNotSupported ArmOutcome = "not_supported"
+	ArmNotTaken     ArmOutcome = "not_taken" // the kernel said yes, and kept another value
+	ArmHeld         ArmOutcome = "held"      // its process does not let the socket be reached
+	ArmError        ArmOutcome = "error"
+)
+
+// ArmOutcomes are all of them.
+func ArmOutcomes() []ArmOutcome {
+	return []ArmOutcome{ArmSet, ArmObserved, ArmLeftAlone, ArmGone, ArmNotPermitted, ArmNotSupported, ArmNotTaken, ArmHeld, ArmError}
+}
+
 // ReapKind is a rule with what became of a reap by it.
 type ReapKind struct {
 	Rule    verdict.Rule
@@ -61,6 +82,8 @@ type Figures struct {
 	// Tunes counts what was done to namespaces, Tuning how many stand how now.
 	Tunes  map[TuneOutcome]int64
 	Tuning map[view.TuneState]int64
+	// Arms counts what was done to connections; those that failed are tried again.
+	Arms map[ArmOutcome]int64
 	// Detection is how long the silence of a connection had lasted when it was
 	// judged half-dead; Wait how long it then waited for its reap; Recovery how
 	// long after the first reap its client was back.
@@ -132,7 +155,7 @@ func NoFigures() Figures {
 	f := Figures{
 		Reaps: map[ReapKind]int64{}, Withheld: map[verdict.Rule]int64{}, Probes: map[verdict.Outcome]int64{},
 		Tunes: map[TuneOutcome]int64{}, Tuning: map[view.TuneState]int64{},
-		Detection: map[verdict.Rule]Distribution{}, Succeeded: map[Component]time.Time{},
+		Arms: map[ArmOutcome]int64{}, Detection: map[verdict.Rule]Distribution{}, Succeeded: map[Component]time.Time{},
 		Wait: distribution(waitLimits...), Recovery: distribution(recoveryLimits...), Lateness: distribution(latenessLimits...),
 	}
 	for _, o := range verdict.ReapOutcomes() {
@@ -153,6 +176,9 @@ func NoFigures() Figures {
 	for _, st := range view.TuneStates() {
 		f.Tuning[st] = 0
 	}
+	for _, o := range ArmOutcomes() {
+		f.Arms[o] = 0
+	}
 	for _, c := range Components() {
 		f.Succeeded[c] = time.Time{}
 	}
@@ -165,7 +191,7 @@ func (s *Supervisor) Figures() Figures {
 	defer s.figures.mu.Unlock()
 	f := s.figures.f
 	f.Reaps, f.Withheld, f.Probes = maps.Clone(f.Reaps), maps.Clone(f.Withheld), maps.Clone(f.Probes)
-	f.Tunes, f.Tuning = maps.Clone(f.Tunes), maps.Clone(f.Tuning)
+	f.Tunes, f.Tuning, f.Arms = maps.Clone(f.Tunes), maps.Clone(f.Tuning), maps.Clone(f.Arms)
 	f.Succeeded, f.Detection = maps.Clone(f.Succeeded), maps.Clone(f.Detection)
 	for r, d := range f.Detection {
 		d.Buckets = slices.Clone(d.Buckets)
@@ -225,6 +251,15 @@ func (g *figures) tuned(o TuneOutcome) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.f.Tunes[o]++
+}
+
+// armed notes what became of connections.
+func (g *figures) armed(n map[ArmOutcome]int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for o, n := range n {
+		g.f.Arms[o] += n
+	}
 }
 
 // tuning notes how many namespaces stand how.

@@ -117,7 +117,6 @@ type stats struct {
 	attributions, unexplained atomic.Int64
 	auditDropped              atomic.Int64
 	births, birthsLost        atomic.Int64
-	armed, armFailed          atomic.Int64
 }
 
 // Stats is a reading of the counters, each since the start unless it says
@@ -145,9 +144,6 @@ type Stats struct {
 	// Births counts new connections that the kernel's tracepoint told of,
 	// BirthsLost those it could not tell for want of room.
 	Births, BirthsLost int64
-	// Armed and ArmFailed count how often options were set on a connection, and
-	// could not be.
-	Armed, ArmFailed int64
 }
 
 // New checks what this kernel and these privileges allow and returns a
@@ -217,7 +213,7 @@ func (s *Supervisor) Stats() Stats {
 		Gets: c.gets.Load(), Steps: c.steps.Load(), Late: c.late.Load(), Probes: c.probes.Load(), SkippedErrands: c.skippedErrands.Load(),
 		Reaped: c.reaped.Load(), Spared: c.spared.Load(), Failed: c.failed.Load(), Discovery: time.Duration(c.oldestDump.Load()),
 		Attributions: c.attributions.Load(), Unexplained: c.unexplained.Load(), AuditDropped: c.auditDropped.Load(),
-		Births: c.births.Load(), BirthsLost: c.birthsLost.Load(), Armed: c.armed.Load(), ArmFailed: c.armFailed.Load(),
+		Births: c.births.Load(), BirthsLost: c.birthsLost.Load(),
 	}
 }
 

@@ -81,7 +81,7 @@ type tuned struct {
 type tuner struct {
 	s       *Supervisor
 	thread  *netns.Thread
-	owners  attribution
+	owners  *attribution
 	pods    proc.PodNames
 	sysctls sysctl.FS
 	store   sysctl.Store
@@ -101,7 +101,7 @@ type tuner struct {
 func (s *Supervisor) newTuner(thread *netns.Thread) *tuner {
 	t := &tuner{
 		s: s, thread: thread, sysctls: sysctl.FS{Root: s.opt.Sysctls}, store: TuneStore(s.opt.StateDir), spaces: map[netns.ID]*tuned{},
-		owners: attribution{s: s, thread: thread, attributor: proc.NewAttributor(s.opt.Proc), tries: map[verdict.ConnKey]int{}},
+		owners: s.attribution(thread),
 		pods:   proc.PodNames{FS: s.opt.Proc}, hash: maphash.MakeSeed(),
 	}
 	return t

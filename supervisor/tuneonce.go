@@ -1,16 +1,12 @@
 package supervisor
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"log/slog"
 	"maps"
 
 	"github.com/redisguard/redisguard/netns"
 	"github.com/redisguard/redisguard/sysctl"
-	"github.com/redisguard/redisguard/tcpstate"
-	"github.com/redisguard/redisguard/verdict"
 )
 
 // TunePlan is what tuning would do to one namespace now.
@@ -28,68 +24,28 @@ type TunePlan struct {
 // would do. It knows nothing of the last hour. seen says that namespaces could be
 // listed completely.
 func PlanTuning(ctx context.Context, opt Options) (plans []TunePlan, seen error, err error) {
-	s := &Supervisor{opt: opt, log: cmp.Or(opt.Log, slog.New(slog.DiscardHandler)), figures: newFigures()}
-	s.conf.Store(&opt.Config)
-	done := make(chan struct{})
-	go func() { // a thread of its own, never the main one
-		defer close(done)
-		plans, seen, err = s.planTuning(ctx)
-	}()
-	<-done
+	err = once(opt, func(s *Supervisor, thread *netns.Thread) (err error) {
+		plans, seen, err = s.planTuning(ctx, thread)
+		return err
+	})
 	return plans, seen, err
 }
 
-func (s *Supervisor) planTuning(ctx context.Context) (list []TunePlan, seen error, err error) {
-	thread, err := netns.NewThread()
+func (s *Supervisor) planTuning(ctx context.Context, thread *netns.Thread) (list []TunePlan, seen error, err error) {
+	t, c := s.newTuner(thread), s.config()
+	state, err := t.store.Load()
 	if err != nil {
 		return nil, nil, err
 	}
-	defer thread.Close()
-	t, c := s.newTuner(thread), s.config()
-	f := s.finder()
-	spaces, seen := f.Find(ctx, thread)
-	seen = errors.Join(seen, f.HostErr)
-	state, err := t.store.Load()
+	spaces, seen, err := s.lookOnce(ctx, thread)
 	if err != nil {
 		return nil, seen, err
 	}
-	var socket tcpstate.Socket
-	subjects := map[netns.ID][]*subject{}
-	var batch []*subject
-	for _, ns := range spaces {
-		err := thread.Visit(ns, func() error {
-			if err := socket.Open(); err != nil {
-				return err
-			}
-			defer socket.Close()
-			return socket.Dump(tcpstate.Filter{RemotePorts: c.Watch.Ports}, func(k *tcpstate.Connection) error {
-				if wanted(c, k) && k.Inode != 0 {
-					sub := &subject{key: verdict.ConnKey{NS: nsKey(ns.ID), Cookie: k.Cookie}, ns: ns, id: k.ID, inode: k.Inode, uid: k.UID}
-					subjects[ns.ID] = append(subjects[ns.ID], sub)
-					batch = append(batch, sub)
-				}
-				return nil
-			})
-		})
-		if errors.Is(err, netns.ErrStranded) {
-			return nil, seen, err
-		}
-		if err != nil && !errors.Is(err, netns.ErrGone) {
-			seen = errors.Join(seen, err)
-		}
-	}
-	answers, _ := t.owners.resolve(ctx, batch)
-	own := map[verdict.ConnKey]ownership{}
-	for _, a := range answers {
-		own[a.key] = a.own
-	}
 	var news []tenants
-	for i, ns := range spaces {
-		x := tenants{ns: ns, host: i == 0}
-		for _, sub := range subjects[ns.ID] {
-			o := own[sub.key]
-			o.asked = true
-			x.add(c, &o, sub.uid)
+	for i := range spaces {
+		x := tenants{ns: spaces[i].ns, host: i == 0}
+		for _, k := range spaces[i].conns {
+			x.add(c, &k.own, k.conn.UID)
 		}
 		news = append(news, x)
 	}
@@ -124,7 +80,6 @@ type RestoreOptions struct {
 // daemon. It is sysctl.ErrHeld while one tunes this node. incomplete says that not
 // all namespaces could be seen.
 func RestoreTuning(ctx context.Context, opt Options, r RestoreOptions) (list []sysctl.Restoration, incomplete, err error) {
-	s := &Supervisor{opt: opt}
 	store := TuneStore(opt.StateDir)
 	// Nobody's state, nobody's directory: none is made for nothing.
 	if state, err := store.Load(); err != nil || len(state.Records) == 0 {
@@ -137,19 +92,12 @@ func RestoreTuning(ctx context.Context, opt Options, r RestoreOptions) (list []s
 		}
 		defer hold.Close()
 	}
-	done := make(chan struct{})
-	go func() { // a thread of its own, never the main one
-		defer close(done)
-		var thread *netns.Thread
-		if thread, err = netns.NewThread(); err != nil {
-			return
-		}
-		defer thread.Close()
+	err = once(opt, func(s *Supervisor, thread *netns.Thread) (err error) {
 		f := s.finder()
 		found, finding := f.Find(ctx, thread)
 		incomplete = errors.Join(finding, f.HostErr)
 		list, err = store.Restore(thread, sysctl.FS{Root: opt.Sysctls}, found, incomplete == nil, nil, r.DryRun)
-	}()
-	<-done
+		return err
+	})
 	return list, incomplete, err
 }

@@ -8,8 +8,11 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/event"
+	"github.com/redisguard/redisguard/internal/sys"
 	"github.com/redisguard/redisguard/keepalive"
 	"github.com/redisguard/redisguard/netns"
 	"github.com/redisguard/redisguard/tcpstate"
@@ -72,6 +75,9 @@ type tracked struct {
 	permit verdict.Permit
 	exempt Exemption
 	why    string
+	// untouchable is why no job may touch it, if so; see touchable.
+	untouchable    Exemption
+	untouchableWhy string
 }
 
 // space is a namespace in the watcher's table.
@@ -117,7 +123,12 @@ type watcher struct {
 	asked    allowance
 	news     news // for the tuner
 	nextArm  time.Duration
-	toldArm  bool
+	armed    time.Duration // when it was last looked whom to arm
+	picker   picker
+	canaries []*tracked                               // as picked last
+	canaryAt time.Duration                            // when they were last looked at
+	toldArm  bool                                     // that some cannot be
+	mayTrace bool                                     // we have CAP_SYS_PTRACE
 	options  map[keepalive.Options]*keepalive.Options // see share
 	left     map[verdict.ConnKey]*tracked             // gone since the last step, which may speak of them
 
@@ -163,6 +174,10 @@ func (s *Supervisor) watch(ctx context.Context) error {
 	defer w.retrans.close()
 	w.left = map[verdict.ConnKey]*tracked{}
 	w.switched = s.disabled()
+	if w.mayTrace, err = sys.HasCapability(unix.CAP_SYS_PTRACE); err != nil {
+		s.log.Debug("cannot tell whether other processes' sockets can be reached", "error", err)
+		w.mayTrace = true
+	}
 	w.announce("redisguard has started with mode " + s.ceiling(c).String())
 	return w.loop(ctx)
 }
@@ -357,7 +372,8 @@ func (w *watcher) switchOff(off bool) {
 	w.in.Reset()
 	w.in.Anew = true
 	w.recalled = map[verdict.PathKey]bool{} // the core is to be told once more
-	w.suspects, w.wake, w.reps = nil, 0, nil
+	w.suspects, w.wake, w.reps, w.canaries, w.picker = nil, 0, nil, nil, picker{}
+	w.toldArm = false // the finding ends with the rest
 	w.s.stats.tracked.Store(0)
 	w.news = news{}
 	text := "redisguard is on"
@@ -520,7 +536,9 @@ func (w *watcher) recall(sp *space, endpoint netip.AddrPort) {
 
 // tell introduces a connection to the core, or what has changed about it.
 func (w *watcher) tell(t *tracked) {
-	t.permit, t.exempt, t.why = w.s.permit(w.s.config(), &t.conn, &t.own)
+	c := w.s.config()
+	t.untouchable, t.untouchableWhy = w.s.touchable(c, &t.conn, &t.own)
+	t.permit, t.exempt, t.why = w.s.permit(c, &t.conn, &t.own)
 	w.in.Appeared = append(w.in.Appeared, verdict.Appeared{
 		Key: t.key, Local: t.conn.Local, Remote: t.conn.Remote, Permit: t.permit, Why: t.why, Owner: ownerWord(t.own.owner),
 	})
@@ -558,6 +576,9 @@ func (w *watcher) drop(t *tracked) {
 	delete(w.conns, t.key)
 	delete(t.space.conns, t.key.Cookie)
 	w.left[t.key] = t
+	if t.arm.canary { // another is to take its place
+		w.nextArm = min(w.nextArm, w.armed+armSoon)
+	}
 }
 
 // forget drops a connection that the core does not know to be gone.
@@ -597,6 +618,12 @@ func (w *watcher) lookAround() error {
 			most = suspectsPerTickHeard
 		}
 		w.takeSuspects(most)
+		if now-w.canaryAt >= canaryLook {
+			w.canaryAt = now
+			for _, t := range w.canaries {
+				w.take(t)
+			}
+		}
 	}
 	for _, sp := range w.spaces {
 		pause := every

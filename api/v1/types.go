@@ -343,6 +343,7 @@ const (
 	CodeConfigRefused     Code = "config.refused"
 	CodeNamespaceDrift    Code = "namespace.drift" // somebody has changed sysctls after redisguard
 	CodeTuneFailed        Code = "tune.failed"
+	CodeArmFailed         Code = "arm.failed"
 )
 
 // Codes lists all codes.
@@ -350,7 +351,7 @@ func Codes() []Code {
 	return []Code{
 		CodeEndpointSuspect, CodeEndpointDown, CodeConnectionStalled, CodeConnectionJudged, CodeReapFailed,
 		CodeClientNotBack, CodeGuardDoubt, CodeGuardBreaker, CodeConfigRefused,
-		CodeNamespaceDrift, CodeTuneFailed,
+		CodeNamespaceDrift, CodeTuneFailed, CodeArmFailed,
 	}
 }
 
@@ -436,6 +437,8 @@ const (
 	EventNamespaceDriftOver  EventType = "namespace.drift_over"
 	EventTuneFailed          EventType = "tune.failed"
 	EventTuneResumed         EventType = "tune.resumed" // what has failed works, or is gone
+	EventArmFailed           EventType = "arm.failed"   // connections cannot be armed for want of a right
+	EventArmResumed          EventType = "arm.resumed"
 )
 
 // Event is one line of GET /v1/events.

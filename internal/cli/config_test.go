@@ -21,7 +21,7 @@ func TestWriteConfig(t *testing.T) {
 			TCPKeepaliveTime: 1, TCPKeepaliveIntvl: 2, TCPKeepaliveProbes: 4, TCPSynRetries: 5, TCPRtoMaxMs: 1000, TCPOrphanRetries: 0, TCPFinTimeout: 7,
 			Drift: config.DriftRepair, Override: true, RedisServers: true, RestoreOnStop: true},
 		Arm: config.ArmSection{Mode: config.Off, KeepaliveIdle: 2 * time.Second, KeepaliveInterval: time.Second, KeepaliveCount: 127,
-			UserTimeout: 1500 * time.Millisecond, RTOMax: 2 * time.Minute},
+			UserTimeout: 200500 * time.Millisecond, RTOMax: 2 * time.Minute},
 		Reap:   config.ReapSection{Mode: config.Observe, DownAfter: 90 * time.Minute / 10, Rate: 3, Burst: 1000000, MaxShare: 1e-7, Spread: 0, MinSilence: time.Minute},
 		Policy: config.PolicySection{OnDown: config.ReactIgnore, OnUnresponsive: config.ReactReap},
 		Audit:  config.AuditSection{File: "/a b", MaxSize: 1 << 40},

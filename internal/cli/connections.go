@@ -113,7 +113,7 @@ network namespace could be looked at for want of privileges.`,
 	f.UintSlice("ports", nil, "remote `PORTS` to look for (default: watch.ports of the config)")
 	f.Lookup("ports").DefValue = "" // which the help would show as well, as []
 	f.BoolVar(&s.loopback, "loopback", false, "list connections over loopback as well (default: watch.loopback of the config)")
-	f.BoolVar(&wide, "wide", false, "show how many retransmissions there were, and why a connection may not be reaped")
+	f.BoolVar(&wide, "wide", false, "show retransmissions, how it stands with keepalive, and why a connection may not be reaped")
 	jsonFlag(cmd, &asJSON)
 	configFlag(cmd, &configPath)
 	d.socketFlag(cmd)

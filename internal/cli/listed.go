@@ -78,7 +78,7 @@ func writeConnections(w io.Writer, list []listed, wide bool) {
 	t := table{cut: []int{1, 2, 3}, end: wide}
 	header := []string{"ID", "NAMESPACE", "PROCESS", "WORKLOAD", "LOCAL", "ENDPOINT", "STATE", "HEARD", "STALLED"}
 	if wide {
-		header = append(header, "RETRANS", "WHY NOT")
+		header = append(header, "RETRANS", "ARM", "WHY NOT")
 	}
 	t.add(header...)
 	for i := range list {
@@ -93,7 +93,7 @@ func writeConnections(w io.Writer, list []listed, wide bool) {
 		row := []string{show.Plain(l.ID), show.Plain(l.Namespace), l.process(), show.Workload(l.Process), show.Plain(l.Local), show.Plain(l.Endpoint),
 			show.State(&l.Connection), heard, stalled}
 		if wide {
-			row = append(row, fmt.Sprint(l.RetransmitsTotal), or(show.Plain(l.WhyNot), "-"))
+			row = append(row, fmt.Sprint(l.RetransmitsTotal), show.Arm(l.Arm), or(show.Plain(l.WhyNot), "-"))
 		}
 		t.add(row...)
 	}

@@ -1,6 +1,7 @@
 package show
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -15,7 +16,18 @@ var loud = map[v1.EventType]string{
 	v1.EventEndpointDown: "down", v1.EventEndpointSuspect: "suspect", v1.EventEndpointUp: "up", v1.EventConnectionReaped: "warning",
 	v1.EventConnectionStalled: "stalled", v1.EventConnectionJudged: "half-dead", v1.EventConnectionRecovered: "up",
 	v1.EventClientNotBack: "warning", v1.EventGuardDoubt: "warning", v1.EventGuardBreaker: "warning", v1.EventConfigRefused: "warning",
-	v1.EventTuneFailed: "warning", v1.EventNamespaceDrift: "warning",
+	v1.EventTuneFailed: "warning", v1.EventArmFailed: "warning", v1.EventNamespaceDrift: "warning",
+}
+
+// Arm is how it stands with the keepalive of a connection, in a word.
+func Arm(a *v1.Arm) string {
+	switch {
+	case a == nil:
+		return "-"
+	case a.Canary:
+		return "canary"
+	}
+	return Plain(string(a.State))
 }
 
 // Event is one line of the event stream for eyes, "" for one that says nothing to
@@ -74,6 +86,14 @@ func Story(w io.Writer, x *v1.Explanation, p Paint) {
 		}
 		if !k.Reapable && k.WhyNot != "" {
 			fmt.Fprintf(w, "; may not be reaped: %s", Plain(k.WhyNot))
+		}
+		fmt.Fprintln(w)
+	}
+	if k := x.Connection; k != nil && k.Arm != nil {
+		said := cmp.Or(k.Arm.Meaning, k.Arm.Why)
+		fmt.Fprintf(w, "  keepalive   %s", Arm(k.Arm))
+		if said != "" {
+			fmt.Fprintf(w, ": %s", Plain(said))
 		}
 		fmt.Fprintln(w)
 	}

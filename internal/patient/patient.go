@@ -1,0 +1,89 @@
+// Package patient lets somebody who must not hang have calls made that may.
+//
+// Some calls into the kernel cannot be interrupted and wait for what another process
+// does: a look at a socket whose application holds the lock while it sends from a file
+// on a server that is gone, an entry of /proc of a process that is stuck in exec. They
+// are made on another goroutine, which is given up when one of them does not return.
+// Its thread stays behind until the kernel lets it go.
+package patient
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+)
+
+// Run is a list of calls that are made in their order, on one goroutine.
+type Run struct {
+	n     int
+	call  func(i int)
+	done  atomic.Int64
+	state atomic.Int32 // running, finished or givenUp: whoever comes first decides
+	ended chan struct{}
+}
+
+const (
+	running = iota
+	finished
+	givenUp
+)
+
+// New is a run of the calls 0 to n-1. What a call writes may be read by whoever awaits
+// the run once it counts as done, and by nobody but the call before: what belongs to
+// one that was given up stays its own for ever.
+func New(n int, call func(i int)) *Run {
+	return &Run{n: n, call: call, ended: make(chan struct{})}
+}
+
+// Do makes the calls. It returns whether all were made, which is false if it was given
+// up: then its goroutine is nobody's any more and should end.
+func (r *Run) Do() bool {
+	defer close(r.ended)
+	for i := range r.n {
+		if r.state.Load() == givenUp {
+			return false
+		}
+		r.call(i)
+		r.done.Add(1)
+	}
+	return r.state.CompareAndSwap(running, finished)
+}
+
+// Await waits until all calls are made, ctx ends, or one takes longer than patience
+// (up to half as long again), and returns how many are made. If there are fewer than
+// there should be the run was given up, and is so from now on; the call of that number
+// is the one that did not return.
+func (r *Run) Await(ctx context.Context, patience time.Duration) (done int) {
+	look := time.NewTicker(patience / 2)
+	defer look.Stop()
+	before, quiet := int64(-1), 0
+	for {
+		select {
+		case <-r.ended:
+			return int(r.done.Load())
+		case <-ctx.Done():
+			return r.giveUp()
+		case <-look.C:
+		}
+		now := r.done.Load()
+		if now != before {
+			before, quiet = now, 0
+			continue
+		}
+		if quiet++; quiet == 2 {
+			return r.giveUp()
+		}
+	}
+}
+
+// giveUp returns how many calls are made: all, if the run has finished just now.
+func (r *Run) giveUp() int {
+	n := int(r.done.Load())
+	if r.state.CompareAndSwap(running, givenUp) {
+		return min(n, r.n-1)
+	}
+	return r.n
+}
+
+// Ended is closed when the goroutine that makes the calls has returned from the last.
+func (r *Run) Ended() <-chan struct{} { return r.ended }
