@@ -199,14 +199,40 @@ func Set(s Socket, plan func(have Options) Options) (before, after Options, err 
 	return before, after, err
 }
 
-// with runs fn on a duplicate of the socket, see sys.WithForeignSocket.
+// Shutdown shuts down both directions of a connection, also of one that is not there
+// yet: the way to end it where the kernel lacks SOCK_DESTROY. The application then
+// reads end of file instead of ECONNABORTED.
+func Shutdown(s Socket) error {
+	return s.duplicate(func(fd int) error {
+		if err := s.connected(fd); err != nil {
+			if info, ierr := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); ierr != nil || info.State != synSent {
+				return err
+			}
+		}
+		if err := unix.Shutdown(fd, unix.SHUT_RDWR); err != nil {
+			return fmt.Errorf("cannot shut down descriptor %d of process %d: %w", s.FD, s.PID, err)
+		}
+		return nil
+	})
+}
+
+// synSent is TCP_SYN_SENT of include/net/tcp_states.h, in which a socket has no peer
+// yet for getpeername.
+const synSent = 2
+
+// with runs fn on a duplicate of the socket, if it is the connection that is meant.
 func (s Socket) with(fn func(fd int) error) error {
-	err := sys.WithForeignSocket(s.PID, s.FD, s.Cookie, func(fd int) error {
+	return s.duplicate(func(fd int) error {
 		if err := s.connected(fd); err != nil {
 			return err
 		}
 		return fn(fd)
 	})
+}
+
+// duplicate runs fn on a duplicate of the socket, see sys.WithForeignSocket.
+func (s Socket) duplicate(fn func(fd int) error) error {
+	err := sys.WithForeignSocket(s.PID, s.FD, s.Cookie, fn)
 	switch {
 	case err == nil:
 		return nil

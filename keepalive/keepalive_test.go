@@ -361,3 +361,57 @@ func TestEnds(t *testing.T) {
 		}
 	}
 }
+
+// Where SOCK_DESTROY is missing: the application reads the end, its peer a FIN; and a
+// socket that is none of ours is left alone.
+func TestShutdown(t *testing.T) {
+	l := listen(t)
+	s, peer := dial(t, l)
+	defer peer.Close()
+	defer unix.Close(s.FD)
+	elsewhere := s
+	elsewhere.Remote = netip.MustParseAddrPort("127.0.0.1:1")
+	if err := Shutdown(elsewhere); !errors.Is(err, ErrOther) {
+		t.Errorf("with another peer: %v, want %v", err, ErrOther)
+	}
+	must(t, unix.SetNonblock(s.FD, true))
+	if _, err := unix.Read(s.FD, make([]byte, 1)); !errors.Is(err, unix.EAGAIN) {
+		t.Fatalf("it was shut down: %v", err)
+	}
+	must(t, Shutdown(s))
+	if n, err := unix.Read(s.FD, make([]byte, 1)); n != 0 || err != nil {
+		t.Errorf("the application reads %d, %v", n, err)
+	}
+	must(t, peer.SetReadDeadline(time.Now().Add(5*time.Second)))
+	if _, err := peer.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the peer reads %v, want EOF", err)
+	}
+	// A connect that nobody answers: the listener's queue is full.
+	full, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	must(t, err)
+	defer unix.Close(full)
+	must(t, unix.Bind(full, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	must(t, unix.Listen(full, 0))
+	name, err := unix.Getsockname(full)
+	must(t, err)
+	to := name.(*unix.SockaddrInet4)
+	for range 8 {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		must(t, err)
+		defer unix.Close(fd)
+		if err := unix.Connect(fd, to); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+			t.Fatal(err)
+		}
+		if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err != nil || info.State != synSent {
+			continue
+		}
+		cookie, err := sys.SocketCookie(fd)
+		must(t, err)
+		must(t, Shutdown(Socket{PID: os.Getpid(), FD: fd, Cookie: cookie, Remote: netip.AddrPortFrom(netip.AddrFrom4(to.Addr), uint16(to.Port))}))
+		if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err != nil || info.State == synSent {
+			t.Errorf("it is connecting still (%v)", err)
+		}
+		return
+	}
+	t.Error("no connect waits")
+}

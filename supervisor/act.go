@@ -9,7 +9,8 @@ import (
 	"time"
 
 	"github.com/redisguard/redisguard/event"
-	"github.com/redisguard/redisguard/internal/sys"
+	"github.com/redisguard/redisguard/internal/patient"
+	"github.com/redisguard/redisguard/keepalive"
 	"github.com/redisguard/redisguard/netns"
 	"github.com/redisguard/redisguard/probe"
 	"github.com/redisguard/redisguard/proc"
@@ -49,7 +50,7 @@ func (w *watcher) reapIn(sp *space, list []verdict.Reap) error {
 	case sp == nil:
 		fail(netns.ErrGone)
 	default:
-		err := w.thread.Visit(sp.ns, func() error { return w.lastLookAndDestroy(list, outcome, why) })
+		err := w.lookAndDestroy(sp, reapIDs(list), lastLooks(list), outcome, why)
 		if errors.Is(err, netns.ErrStranded) {
 			return err
 		}
@@ -78,25 +79,45 @@ func (w *watcher) reapIn(sp *space, list []verdict.Reap) error {
 	return nil
 }
 
-// lastLookAndDestroy runs in the namespace. Between the look and the destroy lie
-// microseconds.
-func (w *watcher) lastLookAndDestroy(list []verdict.Reap, outcome []verdict.ReapOutcome, why []error) error {
+func reapIDs(list []verdict.Reap) []tcpstate.ID {
 	ids := make([]tcpstate.ID, len(list))
 	for i, r := range list {
 		ids[i] = tcpstate.ID{Local: r.Local, Remote: r.Remote, Cookie: r.Key.Cookie}
 	}
-	return w.lookAndDestroy(ids, func(i int, now *tcpstate.Result) (verdict.ReapOutcome, error) { return lastLook(now, &list[i]) }, outcome, why)
+	return ids
 }
 
-// lookAndDestroy runs in the namespace of the connections: it looks at each and
-// destroys those for which decide gives no outcome.
-func (w *watcher) lookAndDestroy(ids []tcpstate.ID, decide func(int, *tcpstate.Result) (verdict.ReapOutcome, error), outcome []verdict.ReapOutcome, why []error) error {
-	if err := w.socket.Open(); err != nil {
-		return err
+// decide says by the last look at the i-th connection what becomes of it. An empty
+// outcome lets it be destroyed.
+type decide func(i int, now *tcpstate.Result) (verdict.ReapOutcome, error)
+
+// lookAndDestroy goes into the namespace of the connections, looks at each once more
+// and destroys those for which there is no outcome. Between the look and the destroy
+// lie microseconds.
+func (w *watcher) lookAndDestroy(sp *space, ids []tcpstate.ID, decide decide, outcome []verdict.ReapOutcome, why []error) error {
+	// Not outcome and why themselves: if it is held up they stay the traveller's.
+	list, errs := make([]verdict.ReapOutcome, len(ids)), make([]error, len(ids))
+	stops := []stop{{ns: sp.ns, do: func(s *tcpstate.Socket) error { return lookAndDestroy(s, ids, decide, list, errs) }}}
+	if _, free := w.away(stops); free != nil {
+		var conns []*tracked
+		for _, id := range ids {
+			if t := sp.conns[id.Cookie]; t != nil {
+				conns = append(conns, t)
+			}
+		}
+		if len(conns) > 0 {
+			w.heldUp(sp, conns, free)
+		}
+		return errHeld
 	}
-	defer w.socket.Close()
+	copy(outcome, list)
+	copy(why, errs)
+	return stops[0].err
+}
+
+func lookAndDestroy(s *tcpstate.Socket, ids []tcpstate.ID, decide decide, outcome []verdict.ReapOutcome, why []error) error {
 	looks := make([]tcpstate.Result, len(ids))
-	if err := w.socket.Get(ids, looks); err != nil {
+	if err := s.Get(ids, looks); err != nil {
 		return err
 	}
 	var doomed []tcpstate.ID
@@ -109,7 +130,7 @@ func (w *watcher) lookAndDestroy(ids []tcpstate.ID, decide func(int, *tcpstate.R
 		}
 	}
 	errs := make([]error, len(doomed))
-	if err := w.socket.Destroy(doomed, errs); err != nil {
+	if err := s.Destroy(doomed, errs); err != nil {
 		return err
 	}
 	for j, i := range at {
@@ -125,13 +146,22 @@ func (w *watcher) lookAndDestroy(ids []tcpstate.ID, decide func(int, *tcpstate.R
 	return nil
 }
 
+// lastLooks decide by a look right before the reap.
+func lastLooks(list []verdict.Reap) decide {
+	heard := make([]uint32, len(list)) // the list is the core's
+	for i := range list {
+		heard[i] = list[i].SegsIn
+	}
+	return func(i int, now *tcpstate.Result) (verdict.ReapOutcome, error) { return lastLook(now, heard[i]) }
+}
+
 // lastLook decides by a look right before the reap. An empty outcome lets it
 // happen.
-func lastLook(now *tcpstate.Result, r *verdict.Reap) (verdict.ReapOutcome, error) {
+func lastLook(now *tcpstate.Result, heard uint32) (verdict.ReapOutcome, error) {
 	if outcome, why := lastState(now); outcome != "" {
 		return outcome, why
 	}
-	if now.Info.SegsIn != r.SegsIn {
+	if now.Info.SegsIn != heard {
 		return verdict.ReapSpared, errors.New("its peer was heard since the verdict")
 	}
 	return "", nil
@@ -162,8 +192,13 @@ func (w *watcher) shutdown(r *verdict.Reap) (verdict.ReapOutcome, error) {
 	if t == nil || t.own.owner == nil {
 		return verdict.ReapFailed, fmt.Errorf("%w, and its process is not known", tcpstate.ErrNotSupported)
 	}
-	o := t.own.owner
-	if err := sys.ShutdownForeign(o.Process.PID, o.FD, r.Key.Cookie); err != nil {
+	var err error
+	call := patient.New(1, func(int) { err = keepalive.Shutdown(t.socket()) })
+	go call.Do()
+	if call.Await(context.Background(), awayPatience) == 0 {
+		return verdict.ReapFailed, errHeld // err is the call's
+	}
+	if err != nil {
 		return verdict.ReapFailed, err
 	}
 	return verdict.ReapDone, nil
@@ -387,11 +422,14 @@ const sameTime = time.Second
 // others looks how connections fare that are not toward Redis.
 func (w *watcher) others(ctx context.Context, o verdict.OthersWanted) {
 	sp := w.byKey[o.Path.NS]
-	if sp == nil {
+	if sp == nil || sp.othersAway.Load() {
+		// The last look has not returned: somebody in there holds a socket's lock.
 		return
 	}
-	ns, ports := sp.ns, w.s.config().Watch.Ports
+	ns, ports, away := sp.ns, w.s.config().Watch.Ports, &sp.othersAway
+	away.Store(true)
 	if !w.s.looks.run(ctx, func(ctx context.Context) {
+		defer away.Store(false)
 		window := monotonic() - o.Since
 		res := verdict.Others{NS: o.Path.NS, At: monotonic(), Window: window}
 		err := netns.Do(ns, func() error {
@@ -418,6 +456,7 @@ func (w *watcher) others(ctx context.Context, o verdict.OthersWanted) {
 			w.s.deliver(ctx, result{others: &res})
 		}
 	}) {
+		away.Store(false)
 		w.s.stats.skippedErrands.Add(1)
 	}
 }

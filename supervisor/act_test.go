@@ -35,7 +35,7 @@ func TestLastLook(t *testing.T) {
 	} {
 		now := same()
 		tc.change(now)
-		if got, why := lastLook(now, &condemned); got != tc.want || (why == nil) != (got == "" || got == verdict.ReapGone) {
+		if got, why := lastLook(now, condemned.SegsIn); got != tc.want || (why == nil) != (got == "" || got == verdict.ReapGone) {
 			t.Errorf("%s: %q (%v), want %q", tc.name, got, why, tc.want)
 		}
 	}

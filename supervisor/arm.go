@@ -224,6 +224,9 @@ func (t *tracked) unowned() bool {
 
 // armable says why a connection is not to be armed: nothing, if it is.
 func (t *tracked) armable() (view.ArmState, string) {
+	if t.hold != nil {
+		return view.ArmWaiting, errHeld.Error()
+	}
 	if t.conn.State != tcpstate.Established {
 		return view.ArmWaiting, "it is not connected yet, or closing"
 	}
@@ -253,10 +256,16 @@ func canaryOptions(c *config.Config) keepalive.Options {
 	return o
 }
 
+// socket is where its owner, which must be known, has it.
+func (t *tracked) socket() keepalive.Socket {
+	o := t.own.owner
+	return keepalive.Socket{PID: o.Process.PID, FD: o.FD, Cookie: t.key.Cookie, Remote: t.conn.Remote}
+}
+
 func (t *tracked) armJob(c *config.Config, want keepalive.Options, dry bool) *armJob {
-	o, a := t.own.owner, &t.arm
+	a := &t.arm
 	j := &armJob{
-		key: t.key, socket: keepalive.Socket{PID: o.Process.PID, FD: o.FD, Cookie: t.key.Cookie, Remote: t.conn.Remote},
+		key: t.key, socket: t.socket(),
 		want: want, refused: a.refused, conf: c, dry: dry,
 	}
 	if a.original != nil {

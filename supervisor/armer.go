@@ -26,12 +26,8 @@ const (
 	maxHeld = 16
 )
 
-var (
-	// errStale: what was decided is not what would be decided now.
-	errStale = errors.New("the config or the mode has changed meanwhile")
-	// errHeld: somebody does not let us at the socket.
-	errHeld = errors.New("its process does not let the socket be reached")
-)
+// errStale: what was decided is not what would be decided now.
+var errStale = errors.New("the config or the mode has changed meanwhile")
 
 // armer sets options until ctx ends.
 func (s *Supervisor) armer(ctx context.Context) error {

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"log/slog"
 	"net/netip"
 	"testing"
 	"time"
@@ -78,7 +79,7 @@ func ptr[T any](v T) *T { return &v }
 func armWorld(n int) *watcher {
 	c := config.Default()
 	c.Mode, c.Watch.Mode, c.Arm.Mode = config.Enforce, config.Enforce, config.Enforce
-	s := &Supervisor{figures: newFigures(), arms: make(chan []*armJob, 1)}
+	s := &Supervisor{figures: newFigures(), arms: make(chan []*armJob, 1), log: slog.New(slog.DiscardHandler)}
 	s.conf.Store(&c)
 	s.override.Store(int32(config.Enforce))
 	w := &watcher{s: s, conns: map[verdict.ConnKey]*tracked{}, mayTrace: true}

@@ -100,21 +100,24 @@ func (w *watcher) reapBatch(r *view.Reap, all []*tracked, list []view.Reaped, ba
 		ids[j] = all[i].conn.ID
 	}
 	outcome, why := make([]verdict.ReapOutcome, len(batch)), make([]error, len(batch))
-	err := w.thread.Visit(sp.ns, func() error {
-		return w.lookAndDestroy(ids, func(_ int, now *tcpstate.Result) (verdict.ReapOutcome, error) {
-			outcome, why := askedLook(now, r)
-			if outcome != "" {
-				return outcome, why
-			}
-			// Only what is really ended counts: not what is spared.
-			if w.asked.tokens < 1 {
-				c := w.s.config()
-				return view.Refused, fmt.Errorf("no more than %d at once and %g a second ([reap] burst and rate): ask again", c.Reap.Burst, c.Reap.Rate)
-			}
+	c, tokens, ask := w.s.config(), w.asked.tokens, *r
+	err := w.lookAndDestroy(sp, ids, func(_ int, now *tcpstate.Result) (verdict.ReapOutcome, error) {
+		outcome, why := askedLook(now, &ask)
+		if outcome != "" {
+			return outcome, why
+		}
+		// Only what is really ended counts: not what is spared.
+		if tokens < 1 {
+			return view.Refused, fmt.Errorf("no more than %d at once and %g a second ([reap] burst and rate): ask again", c.Reap.Burst, c.Reap.Rate)
+		}
+		tokens--
+		return "", nil
+	}, outcome, why)
+	for _, o := range outcome {
+		if o == verdict.ReapDone {
 			w.asked.tokens--
-			return "", nil
-		}, outcome, why)
-	})
+		}
+	}
 	switch {
 	case errors.Is(err, netns.ErrStranded):
 		return err

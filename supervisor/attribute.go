@@ -191,7 +191,7 @@ func (a *attribution) survey(ns netns.Namespace, subs []*subject) (alive []*subj
 			return err
 		}
 		defer a.socket.Close()
-		if err := a.socket.Get(ids, out); err != nil {
+		if err := a.socket.Peek(ids, out); err != nil {
 			return err
 		}
 		return a.socket.Dump(tcpstate.Filter{States: tcpstate.Mask(tcpstate.Listen)}, func(c *tcpstate.Connection) error {

@@ -327,7 +327,7 @@ func (d *discovery) takeBirths(ctx context.Context, c *config.Config) error {
 				return err
 			}
 			defer d.socket.Close()
-			return d.socket.Get(ids, out)
+			return d.socket.Peek(ids, out)
 		})
 		if errors.Is(err, netns.ErrStranded) {
 			return err

@@ -346,7 +346,8 @@ func (d *discovery) dump(ctx context.Context, c *config.Config, v *viewed) error
 			return err
 		}
 		defer d.socket.Close()
-		return d.socket.Dump(tcpstate.Filter{RemotePorts: c.Watch.Ports, Info: true}, func(k *tcpstate.Connection) error {
+		// Without TCP_INFO, for which it would wait for whoever holds a socket's lock.
+		return d.socket.Dump(tcpstate.Filter{RemotePorts: c.Watch.Ports}, func(k *tcpstate.Connection) error {
 			// Our own probes carry our mark.
 			if wanted(c, k) && (c.Probe.Mark == 0 || k.Mark != c.Probe.Mark) {
 				d.atHome(k.Local.Addr(), v.ns.ID)

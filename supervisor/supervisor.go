@@ -217,6 +217,9 @@ func (s *Supervisor) Stats() Stats {
 	}
 }
 
+// endPatience is how long the end waits for what is under way.
+const endPatience = time.Second
+
 // Run guards until ctx ends, and then returns within a second or so; or it
 // returns an error that makes guarding impossible.
 func (s *Supervisor) Run(ctx context.Context) error {
@@ -236,9 +239,18 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		})
 	}
 	<-ctx.Done()
-	wg.Wait()
-	s.errands.wait()
-	s.looks.wait()
+	ended := make(chan struct{})
+	go func() {
+		wg.Wait()
+		s.errands.wait()
+		s.looks.wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(endPatience):
+		s.log.Warn("ending though a call into the kernel has not returned; it may keep the process until it does")
+	}
 	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}

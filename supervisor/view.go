@@ -87,6 +87,9 @@ func (w *watcher) view() *view.Node {
 			if t.permit != verdict.MayReap && why == "" {
 				why = "observed only"
 			}
+			if t.hold != nil {
+				why = errHeld.Error()
+			}
 			n.Connections = append(n.Connections, view.Connection{
 				Key: t.key, Space: at, TCP: t.conn, Seen: clock.Add(t.seen - now), Owner: t.own.owner, WhyNot: why, Exempt: string(t.exempt), Arm: t.arm.view(),
 			})

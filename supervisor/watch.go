@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -71,6 +72,8 @@ type tracked struct {
 	round     uint64        // in which it was last looked at
 	seen      time.Duration // when it was last looked at
 	forgotten bool          // it is not in the table any more
+	alone     bool          // to be looked at with nobody else, see heldUp
+	hold      *hold         // not to be looked at
 	// permit as the core was told.
 	permit verdict.Permit
 	exempt Exemption
@@ -89,14 +92,17 @@ type space struct {
 	looked  time.Duration // when everyone in it was last looked at
 	suspect uint64        // the round in which one of its paths was suspect
 	lost    bool          // its way in is broken; the discoverer looks for another
-	full    bool          // it was said that it has too many connections
+	held    int           // how many of its connections cannot be looked at
+	careful bool          // some are to be looked at alone
+
+	othersAway atomic.Bool // see others
+	full       bool        // it was said that it has too many connections
 }
 
 // watcher is the state of the watching loop.
 type watcher struct {
 	s        *Supervisor
 	thread   *netns.Thread
-	socket   tcpstate.Socket
 	core     *verdict.Core
 	set      verdict.Settings
 	rec      *recorder
@@ -131,11 +137,17 @@ type watcher struct {
 	mayTrace bool                                     // we have CAP_SYS_PTRACE
 	options  map[keepalive.Options]*keepalive.Options // see share
 	left     map[verdict.ConnKey]*tracked             // gone since the last step, which may speak of them
+	fresh    []*tracked                               // not looked at yet
+
+	traveller *traveller // nil if there is none just now
+	held      []*tracked // that cannot be looked at
 
 	// Kept for their memory.
 	ids     []tcpstate.ID
-	turn    []*space // with connections to be looked at
 	results []tcpstate.Result
+	turn    []*space // with connections to be looked at
+	looks   []look
+	stops   []stop
 }
 
 // nsKey names a namespace for the core. Cookies start at 1 and stay far below
@@ -171,6 +183,11 @@ func (s *Supervisor) watch(ctx context.Context) error {
 	w.core = verdict.New(w.set)
 	w.rec = openRecorder(c.Record, s.log)
 	defer w.rec.close()
+	defer func() {
+		if w.traveller != nil {
+			close(w.traveller.runs)
+		}
+	}()
 	defer w.retrans.close()
 	w.left = map[verdict.ConnKey]*tracked{}
 	w.switched = s.disabled()
@@ -219,6 +236,7 @@ func (w *watcher) loop(ctx context.Context) error {
 			if s.opt.Alive != nil {
 				s.opt.Alive()
 			}
+			w.letGo(now)
 			if now >= w.nextAsk {
 				w.nextAsk = now + askAgain
 				w.askUnknown()
@@ -374,6 +392,7 @@ func (w *watcher) switchOff(off bool) {
 	w.recalled = map[verdict.PathKey]bool{} // the core is to be told once more
 	w.suspects, w.wake, w.reps, w.canaries, w.picker = nil, 0, nil, nil, picker{}
 	w.toldArm = false // the finding ends with the rest
+	w.fresh, w.held = nil, nil
 	w.s.stats.tracked.Store(0)
 	w.news = news{}
 	text := "redisguard is on"
@@ -468,7 +487,7 @@ func (w *watcher) takeFound(ctx context.Context, f found) {
 		w.conns[t.key] = t
 		w.tell(t)
 		w.recall(sp, k.Remote)
-		w.in.Samples = append(w.in.Samples, sample(t.key, k))
+		w.fresh = append(w.fresh, t)
 		ask = append(ask, subjectOf(t))
 	}
 	if len(ask) == 0 {
@@ -539,6 +558,9 @@ func (w *watcher) tell(t *tracked) {
 	c := w.s.config()
 	t.untouchable, t.untouchableWhy = w.s.touchable(c, &t.conn, &t.own)
 	t.permit, t.exempt, t.why = w.s.permit(c, &t.conn, &t.own)
+	if t.hold != nil {
+		return // as good as gone; see letGo
+	}
 	w.in.Appeared = append(w.in.Appeared, verdict.Appeared{
 		Key: t.key, Local: t.conn.Local, Remote: t.conn.Remote, Permit: t.permit, Why: t.why, Owner: ownerWord(t.own.owner),
 	})
@@ -600,6 +622,10 @@ func (w *watcher) lookAround() error {
 	if w.retrans.hear(w) {
 		every = everyoneHeard
 	}
+	for _, t := range w.fresh {
+		w.take(t)
+	}
+	w.fresh = w.fresh[:0]
 	all := len(w.conns) <= perTick
 	if !all {
 		chosen := now-w.repsAt >= everyone
@@ -643,7 +669,7 @@ func (w *watcher) lookAround() error {
 
 // take has a connection looked at in this round.
 func (w *watcher) take(t *tracked) {
-	if t.round == w.round || t.forgotten {
+	if t.round == w.round || t.forgotten || t.hold != nil || t.space.held >= maxHeldPerSpace {
 		return
 	}
 	t.round = w.round
@@ -654,17 +680,79 @@ func (w *watcher) take(t *tracked) {
 	sp.turn = append(sp.turn, t)
 }
 
+// look is a look at some connections of a namespace.
+type look struct {
+	sp      *space
+	conns   []*tracked
+	ids     []tcpstate.ID
+	results []tcpstate.Result
+}
+
 // lookAtTurn looks at what was taken, namespace by namespace.
 func (w *watcher) lookAtTurn() error {
+	n := 0
 	for _, sp := range w.turn {
-		if !sp.lost {
-			if err := w.lookAt(sp); err != nil {
-				return err
-			}
+		n += len(sp.turn)
+	}
+	w.ids, w.results = slices.Grow(w.ids[:0], n), slices.Grow(w.results[:0], n)[:n]
+	w.looks, w.stops = w.looks[:0], w.stops[:0]
+	for _, sp := range w.turn {
+		if sp.lost {
+			continue
 		}
+		if sp.careful { // those that are to be looked at alone come first
+			slices.SortFunc(sp.turn, func(a, b *tracked) int {
+				switch {
+				case a.alone == b.alone:
+					return 0
+				case a.alone:
+					return -1
+				}
+				return 1
+			})
+			sp.careful = len(sp.turn) == 0 || sp.turn[0].alone
+		}
+		for conns := sp.turn; len(conns) > 0; {
+			m := len(conns)
+			if conns[0].alone {
+				m = 1
+			}
+			at := len(w.ids)
+			for _, t := range conns[:m] {
+				w.ids = append(w.ids, t.conn.ID)
+			}
+			l := look{sp: sp, conns: conns[:m], ids: w.ids[at:], results: w.results[at : at+m]}
+			w.looks = append(w.looks, l)
+			w.stops = append(w.stops, stop{ns: sp.ns, do: func(s *tcpstate.Socket) error { return s.Get(l.ids, l.results) }})
+			conns = conns[m:]
+		}
+	}
+	err := w.lookAt(w.looks, w.stops)
+	for _, sp := range w.turn {
 		sp.turn = sp.turn[:0]
 	}
 	w.turn = w.turn[:0]
+	return err
+}
+
+// lookAt makes the looks, and goes on without what holds it up.
+func (w *watcher) lookAt(looks []look, stops []stop) error {
+	for len(looks) > 0 {
+		done, free := w.away(stops)
+		for i := range done {
+			if err := w.takeLook(&looks[i], stops[i].err); err != nil {
+				return err
+			}
+		}
+		if free == nil {
+			return nil
+		}
+		// These are the other goroutine's now.
+		w.ids, w.results, w.stops = nil, nil, nil
+		l := &looks[done]
+		w.heldUp(l.sp, l.conns, free)
+		looks, stops = looks[done+1:], slices.Clone(stops[done+1:])
+	}
 	return nil
 }
 
@@ -742,21 +830,10 @@ func (w *watcher) takeSuspects(most int) {
 	}
 }
 
-// lookAt samples those of a namespace whose turn it is.
-func (w *watcher) lookAt(sp *space) error {
-	w.ids = w.ids[:0]
-	for _, t := range sp.turn {
-		w.ids = append(w.ids, t.conn.ID)
-	}
-	w.results = slices.Grow(w.results[:0], len(w.ids))[:len(w.ids)]
-	err := w.thread.Visit(sp.ns, func() error {
-		if err := w.socket.Open(); err != nil {
-			return err
-		}
-		defer w.socket.Close()
-		return w.socket.Get(w.ids, w.results)
-	})
-	w.s.stats.gets.Add(int64(len(w.ids)))
+// takeLook takes in what a look has shown.
+func (w *watcher) takeLook(l *look, err error) error {
+	sp := l.sp
+	w.s.stats.gets.Add(int64(len(l.ids)))
 	switch {
 	case errors.Is(err, netns.ErrStranded):
 		return err
@@ -769,8 +846,9 @@ func (w *watcher) lookAt(sp *space) error {
 		return nil
 	}
 	now := monotonic()
-	for i, t := range sp.turn {
-		r := &w.results[i]
+	for i, t := range l.conns {
+		r := &l.results[i]
+		t.alone = false
 		switch {
 		case errors.Is(r.Err, tcpstate.ErrGone):
 			w.forget(t)

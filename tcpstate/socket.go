@@ -137,11 +137,20 @@ var errNoAnswer = errors.New("the kernel did not answer")
 
 // Get looks at the connections ids, with TCP_INFO, and puts the answer about
 // ids[i] into out[i]. The error is about the socket as a whole; it is closed then.
-func (s *Socket) Get(ids []ID, out []Result) error {
+//
+// The kernel reads TCP_INFO under the socket's lock (tcp_get_info in net/ipv4/tcp.c),
+// so Get waits for an application that holds it, which cannot be interrupted: one that
+// sends from a file on a server that is gone holds it for as long. Destroy is the same.
+func (s *Socket) Get(ids []ID, out []Result) error { return s.get(ids, true, out) }
+
+// Peek is Get without TCP_INFO. It waits for nobody.
+func (s *Socket) Peek(ids []ID, out []Result) error { return s.get(ids, false, out) }
+
+func (s *Socket) get(ids []ID, info bool, out []Result) error {
 	for i := range ids {
 		out[i].Err = errNoAnswer
 	}
-	err := s.exact(msgSockDiag, ids, func(i int, m message) error {
+	err := s.exact(msgSockDiag, ids, info, func(i int, m message) error {
 		if m.typ == nlmsgError {
 			out[i].Err = exactError(m)
 			return nil
@@ -173,7 +182,7 @@ func (s *Socket) Destroy(ids []ID, errs []error) error {
 			return fmt.Errorf("cannot destroy %v -> %v: no cookie", ids[i].Local, ids[i].Remote)
 		}
 	}
-	err := s.exact(msgSockDestroy, ids, func(i int, m message) error {
+	err := s.exact(msgSockDestroy, ids, false, func(i int, m message) error {
 		if m.typ != nlmsgError {
 			return fmt.Errorf("netlink message of type %d where an acknowledgement was due", m.typ)
 		}
@@ -187,9 +196,9 @@ func (s *Socket) Destroy(ids []ID, errs []error) error {
 }
 
 // exact sends one request per id, in batches, and hands each answer to fn.
-func (s *Socket) exact(typ uint16, ids []ID, fn func(i int, m message) error) error {
+func (s *Socket) exact(typ uint16, ids []ID, info bool, fn func(i int, m message) error) error {
 	for start := 0; start < len(ids); start += sys.RecvBatchSize {
-		if err := s.exactBatch(typ, ids, start, min(start+sys.RecvBatchSize, len(ids)), fn); err != nil {
+		if err := s.exactBatch(typ, ids, info, start, min(start+sys.RecvBatchSize, len(ids)), fn); err != nil {
 			s.Close()
 			return err
 		}
@@ -197,12 +206,12 @@ func (s *Socket) exact(typ uint16, ids []ID, fn func(i int, m message) error) er
 	return nil
 }
 
-func (s *Socket) exactBatch(typ uint16, ids []ID, start, end int, fn func(i int, m message) error) error {
+func (s *Socket) exactBatch(typ uint16, ids []ID, info bool, start, end int, fn func(i int, m message) error) error {
 	s.send = s.send[:0]
 	base := s.seq + 1
 	for _, id := range ids[start:end] {
 		s.seq++
-		s.send = appendExact(s.send, typ, s.seq, id, true)
+		s.send = appendExact(s.send, typ, s.seq, id, info)
 	}
 	if err := s.nl.Send(s.send); err != nil {
 		return kernelError(err)

@@ -67,18 +67,6 @@ func WithForeignSocket(pid, fd int, cookie uint64, fn func(fd int) error) error 
 	return fn(dup)
 }
 
-// ShutdownForeign shuts down both directions of a socket of another process, see
-// WithForeignSocket. It is the way to end a connection where the kernel lacks
-// SOCK_DESTROY; the application then reads end of file instead of ECONNABORTED.
-func ShutdownForeign(pid, fd int, cookie uint64) error {
-	return WithForeignSocket(pid, fd, cookie, func(dup int) error {
-		if err := unix.Shutdown(dup, unix.SHUT_RDWR); err != nil {
-			return fmt.Errorf("cannot shut down descriptor %d of process %d: %w", fd, pid, err)
-		}
-		return nil
-	})
-}
-
 // HasCapability says whether this process has a capability (unix.CAP_...) in
 // effect, in its own user namespace.
 func HasCapability(capability int) (bool, error) {

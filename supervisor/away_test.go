@@ -1,0 +1,53 @@
+package supervisor_test
+
+import (
+	"context"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redisguard/redisguard/config"
+	"github.com/redisguard/redisguard/lab"
+)
+
+// An application may hold the lock of its socket for as long as it likes. Nobody else
+// has to wait for that: not those in the same namespace, and not our end.
+func TestASocketThatIsHeld(t *testing.T) {
+	w := newWorld(t)
+	subs := w.run(w.client, lab.Subscriber, w.redis.Addr(), 3)
+	conn, err := w.client.Dial(w.ctx, "tcp4", w.redis.Addr().String())
+	must(t, err)
+	t.Cleanup(func() { conn.Close() })
+	var release func() error
+	t.Cleanup(func() { // after the guard has ended
+		if release != nil {
+			must(t, release())
+		}
+	})
+	c := arming()
+	c.Profile = config.Balanced
+	g := startGuard(t, c, false)
+	g.ready(4)
+	raw, err := conn.(syscall.Conn).SyscallConn()
+	must(t, err)
+	must(t, raw.Control(func(fd uintptr) { release, err = lab.HoldLock(int(fd)) }))
+	must(t, err)
+	eventually(t, 10*time.Second, "it is known that it is held", func() bool {
+		ctx, cancel := context.WithTimeout(w.ctx, 2*time.Second)
+		defer cancel()
+		n, err := g.View(ctx)
+		must(t, err)
+		for _, k := range n.Connections {
+			if strings.Contains(k.WhyNot, "does not let the socket be reached") {
+				return true
+			}
+		}
+		return false
+	})
+	must(t, w.server.Vanish())
+	lost := time.Now()
+	if e := w.failure(subs, lost); e.Errno != "ECONNABORTED" || e.Time().Sub(lost) > 8*time.Second {
+		t.Errorf("a subscriber beside it got %s after %v", e.Errno, e.Time().Sub(lost))
+	}
+}
