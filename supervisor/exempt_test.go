@@ -29,7 +29,7 @@ func (w *world) connections(h *lab.Host) (list []tcpstate.Connection) {
 			return err
 		}
 		defer s.Close()
-		return s.Dump(tcpstate.Filter{States: tcpstate.Mask(tcpstate.Established), RemotePorts: []uint16{port}}, func(c *tcpstate.Connection) error {
+		return s.Dump(tcpstate.Filter{States: tcpstate.Mask(tcpstate.Established), RemotePorts: []uint16{port, tunePort}}, func(c *tcpstate.Connection) error {
 			list = append(list, *c)
 			return nil
 		})

@@ -1,10 +1,12 @@
 package supervisor_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -19,6 +21,7 @@ import (
 	"github.com/redisguard/redisguard/proc"
 	"github.com/redisguard/redisguard/supervisor"
 	"github.com/redisguard/redisguard/sysctl"
+	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/view"
 )
 
@@ -139,6 +142,41 @@ func TestAPodIsTuned(t *testing.T) {
 	}
 	if f := w.failure(writer, lost); f.Errno != "ETIMEDOUT" || f.Time().Sub(lost) > 16*time.Second {
 		t.Errorf("the client got %s after %v", f.Errno, f.Time().Sub(lost))
+	}
+}
+
+// Why the host's values are not enough: a namespace that is made on a host which was
+// tuned by hand has the kernel's own, and its clients hang when the host's have long
+// had their error. What redisguard does about it, TestAPodIsTuned shows.
+func TestAHostTunedByHandHelpsNoPod(t *testing.T) {
+	w := tuneWorld(t)
+	host, err := w.Client("host")
+	must(t, err)
+	setRetries2(t, host, 5)
+	cmd := exec.Command("unshare", "--net", "--pid", "--fork", "cat", "/proc/sys/net/ipv4/tcp_retries2")
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	inside, err := host.Start(w.ctx, cmd)
+	must(t, err)
+	must(t, inside.Wait())
+	if got := strings.TrimSpace(out.String()); got != "15" {
+		t.Fatalf("a namespace made on the host has tcp_retries2 %s", got)
+	}
+	onHost := w.run(host, lab.Writer, w.redis.Addr(), 1)
+	inPod := w.run(w.client, lab.Writer, w.redis.Addr(), 1)
+	must(t, w.server.Vanish())
+	lost := time.Now()
+	if f := w.failure(onHost, lost); f.Errno != "ETIMEDOUT" || f.Time().Sub(lost) > 16*time.Second {
+		t.Errorf("the host's client got %s after %v", f.Errno, f.Time().Sub(lost))
+	}
+	conns := w.connections(w.client)
+	if len(conns) != 1 || conns[0].State != tcpstate.Established || conns[0].Timer != tcpstate.TimerRetransmit {
+		t.Errorf("the pod's client does not hang: %+v", conns)
+	}
+	for _, e := range inPod.Events() {
+		if e.Kind == lab.Error {
+			t.Errorf("the pod's client got %s", e.Errno)
+		}
 	}
 }
 
