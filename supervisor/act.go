@@ -207,14 +207,8 @@ func (w *watcher) shutdown(r *verdict.Reap) (verdict.ReapOutcome, error) {
 // report leaves the audit record of a reap.
 func (w *watcher) report(r *verdict.Reap, outcome verdict.ReapOutcome, why error) {
 	w.s.figures.reaped(r, outcome, monotonic())
-	switch outcome {
-	case verdict.ReapDone:
-		w.s.stats.reaped.Add(1)
-	case verdict.ReapSpared:
-		w.s.stats.spared.Add(1)
-	case verdict.ReapFailed:
-		w.s.stats.failed.Add(1)
-	case verdict.ReapGone:
+	w.s.stats.count(outcome)
+	if outcome == verdict.ReapGone {
 		return // nothing was done and nothing is wrong
 	}
 	text := r.Evidence.String()

@@ -12,11 +12,11 @@ import (
 )
 
 const (
-	// armSlice connections are armed at a time, armPause apart, 8,000 a second: their
+	// armSlice connections are armed at a time, armPause apart, some 8,000 a second: their
 	// keepalive timers start when they are armed, and thousands that went on in step
 	// would overflow the kernel's queues (net.core.netdev_max_backlog, 1,000) each
 	// time.
-	armSlice = 80
+	armSlice = 120
 	armPause = 10 * time.Millisecond
 	// armPatience is for how long a process may keep its socket from us. Options are
 	// read and set under the socket's lock, which an application holds while it sends:

@@ -169,14 +169,7 @@ func askedLook(now *tcpstate.Result, r *view.Reap) (verdict.ReapOutcome, error) 
 // reportAsked leaves the audit record.
 func (w *watcher) reportAsked(r *view.Reap, t *tracked, outcome verdict.ReapOutcome, why error) {
 	w.s.figures.asked(outcome)
-	switch outcome {
-	case verdict.ReapDone:
-		w.s.stats.reaped.Add(1)
-	case verdict.ReapSpared:
-		w.s.stats.spared.Add(1)
-	case verdict.ReapFailed:
-		w.s.stats.failed.Add(1)
-	}
+	w.s.stats.count(outcome)
 	text := fmt.Sprintf("asked for by %s (pid %d, uid %d)", cmp.Or(r.Peer.Comm, "a process"), r.Peer.PID, r.Peer.UID)
 	if why != nil {
 		text += ": " + why.Error()

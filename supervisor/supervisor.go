@@ -39,6 +39,7 @@ import (
 	"github.com/redisguard/redisguard/netns"
 	"github.com/redisguard/redisguard/proc"
 	"github.com/redisguard/redisguard/tcpstate"
+	"github.com/redisguard/redisguard/verdict"
 	"github.com/redisguard/redisguard/view"
 )
 
@@ -117,6 +118,18 @@ type stats struct {
 	attributions, unexplained atomic.Int64
 	auditDropped              atomic.Int64
 	births, birthsLost        atomic.Int64
+}
+
+// count counts a reap.
+func (s *stats) count(outcome verdict.ReapOutcome) {
+	switch outcome {
+	case verdict.ReapDone:
+		s.reaped.Add(1)
+	case verdict.ReapSpared:
+		s.spared.Add(1)
+	case verdict.ReapFailed:
+		s.failed.Add(1)
+	}
 }
 
 // Stats is a reading of the counters, each since the start unless it says
