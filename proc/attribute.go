@@ -32,9 +32,10 @@ type Stats struct {
 	Scanned   int // whose descriptors were read, wholly or in part
 	FDs       int // descriptors read
 	Gone      int // processes that ended under our eyes, and zombies
-	Denied    int // processes whose descriptors or namespace we may not see
+	Denied    int // processes whose descriptors or namespace we may not see, or that keep us waiting
 	// Err is why the search ended before every process was asked: the context's
-	// error, or that /proc cannot be listed. What was found until then is right.
+	// error, that /proc cannot be listed, or that too many processes keep us waiting.
+	// What was found until then is right.
 	Err error
 }
 
@@ -42,16 +43,10 @@ type Stats struct {
 // that asking for a known process's new connections costs a look at that
 // process only. It keeps no descriptor and is not safe for concurrent use.
 type Attributor struct {
-	fs    FS
-	pods  PodNames
-	hints map[int]NSKey // who held a wanted socket, and of which namespace that was
-
-	// Kept between calls for their memory only.
-	direntBuf []byte
-	linkBuf   []byte
-	name      []byte
-
-	sockets uint64 // the mount that all sockets are on; 0 if not asked yet
+	fs     FS
+	pods   PodNames
+	hints  map[int]NSKey // who held a wanted socket, and of which namespace that was
+	reader *reader       // kept between calls for its memory only
 }
 
 // maxHints bounds the memory; a node has some thousand processes.
@@ -59,16 +54,10 @@ const maxHints = 10_000
 
 // NewAttributor returns an Attributor that reads fs.
 func NewAttributor(fs FS) *Attributor {
-	return &Attributor{
-		fs:        fs,
-		pods:      PodNames{FS: fs},
-		hints:     map[int]NSKey{},
-		direntBuf: make([]byte, direntBuffer),
-		// "socket:[4294967295]"; longer links are no sockets. The first four lines
-		// of an fdinfo have at most 80 bytes.
-		linkBuf: make([]byte, 128),
-		name:    make([]byte, 0, 32),
+	if fs.Held == nil {
+		fs.Held = &Held{}
 	}
+	return &Attributor{fs: fs, pods: PodNames{FS: fs}, hints: map[int]NSKey{}, reader: newReader(fs)}
 }
 
 // search is one Resolve under way.
@@ -76,8 +65,7 @@ type search struct {
 	ctx     context.Context
 	wanted  map[uint64]NSKey // by inode
 	found   map[uint64]Owner
-	seenBy  map[uint64]int // inode to the process that was last seen holding it
-	pending int            // wanted and not found
+	pending int // wanted and not found
 	stats   Stats
 }
 
@@ -96,7 +84,7 @@ func (s *search) over() bool {
 // process holds (an orphan, or one on its way through another socket) is not in
 // the result and costs the whole pass: do not ask for it at every turn.
 func (a *Attributor) Resolve(ctx context.Context, want map[NSKey][]uint64) (map[uint64]Owner, Stats) {
-	s := &search{ctx: ctx, wanted: map[uint64]NSKey{}, found: map[uint64]Owner{}, seenBy: map[uint64]int{}}
+	s := &search{ctx: ctx, wanted: map[uint64]NSKey{}, found: map[uint64]Owner{}}
 	ambiguous := map[uint64]bool{}
 	for ns, inodes := range want {
 		for _, ino := range inodes {
@@ -123,27 +111,16 @@ func (a *Attributor) Resolve(ctx context.Context, want map[NSKey][]uint64) (map[
 		return s.found, s.stats
 	}
 
-	dir, err := a.fs.openProc()
-	if err != nil {
-		s.stats.Err = err
-		return s.found, s.stats
-	}
-	defer unix.Close(dir)
-
+	a.reader.start(s)
+	var hinted []int
 	asked := map[int]bool{}
 	for pid, ns := range a.hints {
-		if s.over() {
-			break
-		}
-		if _, ok := want[ns]; !ok {
-			continue
-		}
-		// Those that have nothing new stay: they would be asked anyway.
-		asked[pid] = true
-		if !a.scan(s, dir, pid) {
-			delete(a.hints, pid)
+		if _, ok := want[ns]; ok {
+			hinted = append(hinted, pid)
+			asked[pid] = true
 		}
 	}
+	a.scan(s, hinted)
 	if s.over() {
 		return s.found, s.stats
 	}
@@ -166,115 +143,200 @@ func (a *Attributor) Resolve(ctx context.Context, want map[NSKey][]uint64) (map[
 		s.stats.Err = err
 		return s.found, s.stats
 	}
-	for _, pids := range [][]int{same, others} {
-		for _, pid := range pids {
-			if s.over() {
-				return s.found, s.stats
-			}
-			a.scan(s, dir, pid)
-		}
-	}
+	a.scan(s, append(same, others...))
 	return s.found, s.stats
 }
 
-// scan reads the descriptors of one process and reports whether it could.
-func (a *Attributor) scan(s *search, proc, pid int) bool {
-	inode := a.linkInode
-	dir, err := a.openBelow(proc, pid, "/fd")
+// scan reads the descriptors of processes until nothing is pending.
+func (a *Attributor) scan(s *search, pids []int) {
+	for i := 0; i < len(pids) && !s.over(); i++ {
+		ctx, r, rest, theirs := s.ctx, a.reader, pids[i:], make([]holding, len(pids)-i)
+		done, err := a.fs.ask(ctx, rest, func(dir, i int, alive func()) {
+			if r.missing > 0 && ctx.Err() == nil {
+				theirs[i] = r.read(ctx, dir, rest[i], alive)
+			}
+		})
+		for n := range done {
+			a.take(s, rest[n], &theirs[n])
+		}
+		if err != nil {
+			s.stats.Err = err
+			return
+		}
+		if i += done; i < len(pids) {
+			s.met(errHeld)
+			delete(a.hints, pids[i])
+			a.reader = newReader(a.fs) // the other one is held, too
+			a.reader.start(s)
+		}
+	}
+}
+
+// take adds what a process was seen holding to what is found.
+func (a *Attributor) take(s *search, pid int, h *holding) {
+	if h.read {
+		s.stats.Scanned++
+	}
+	s.stats.FDs += h.fds
+	var owner Owner
+	for _, hit := range h.hits {
+		if known, ok := s.found[hit.inode]; ok {
+			known.Holders++
+			s.found[hit.inode] = known
+			continue
+		}
+		if owner.Holders == 0 {
+			owner = Owner{Process: *h.process, Workload: ParseWorkload(h.process.Cgroup), Holders: 1}
+			owner.PodNamespace, owner.PodName, _ = a.pods.Lookup(owner.Workload.PodUID, time.Now())
+		}
+		owner.FD = hit.fd
+		s.found[hit.inode] = owner
+		s.stats.Found++
+		s.pending--
+		a.remember(pid, s.wanted[hit.inode])
+	}
+	if h.err != nil {
+		s.met(h.err)
+		delete(a.hints, pid)
+	}
+}
+
+// holding is what a process was seen holding.
+type holding struct {
+	read    bool // its descriptors, wholly or in part
+	fds     int
+	hits    []hit    // wanted sockets, each once
+	process *Process // if there is a hit that nobody had before
+	err     error
+}
+
+type hit struct {
+	inode uint64
+	fd    int
+}
+
+// reader reads the descriptors of processes, on a goroutine that a process may
+// hold: then nobody else may use it any more.
+type reader struct {
+	fs      FS
+	wanted  map[uint64]NSKey // shared, and not changed any more
+	seenBy  map[uint64]int   // inode to the process that was last seen holding it
+	missing int              // wanted and not seen
+
+	direntBuf []byte
+	linkBuf   []byte
+	name      []byte
+
+	sockets uint64 // the mount that all sockets are on; 0 if not asked yet
+}
+
+func newReader(fs FS) *reader {
+	return &reader{
+		fs:        fs,
+		direntBuf: make([]byte, direntBuffer),
+		// "socket:[4294967295]"; longer links are no sockets. The first four lines
+		// of an fdinfo have at most 80 bytes.
+		linkBuf: make([]byte, 128),
+		name:    make([]byte, 0, 32),
+	}
+}
+
+// start makes r look for what s has not found.
+func (r *reader) start(s *search) {
+	r.wanted, r.seenBy, r.missing = s.wanted, map[uint64]int{}, s.pending
+	for ino, o := range s.found {
+		r.seenBy[ino] = o.Process.PID
+	}
+}
+
+// read reads the descriptors of one process.
+func (r *reader) read(ctx context.Context, proc, pid int, alive func()) (h holding) {
+	inode := r.linkInode
+	dir, err := r.openBelow(proc, pid, "/fd")
 	if denied(err) {
 		// It belongs to its user alone, and CAP_DAC_READ_SEARCH opens more than
 		// we should want. CAP_SYS_PTRACE opens the next one, since Linux 5.14.
-		inode = a.infoInode
-		dir, err = a.openBelow(proc, pid, "/fdinfo")
+		inode = r.infoInode
+		dir, err = r.openBelow(proc, pid, "/fdinfo")
 	}
 	if err != nil {
-		s.met(err)
-		return false
+		h.err = err
+		return h
 	}
 	defer unix.Close(dir)
-	s.stats.Scanned++
-
-	var owner Owner // read at the first hit, below dir: of this very process
-	var gone error
-	err = eachNumber(dir, a.direntBuf, func(fd int) bool {
-		s.stats.FDs++
-		if s.stats.FDs%1024 == 0 && s.ctx.Err() != nil {
-			return false
+	h.read = true
+	err = eachNumber(dir, r.direntBuf, func(fd int) bool {
+		h.fds++
+		if h.fds%1024 == 0 {
+			alive() // there are processes with a million
+			if ctx.Err() != nil {
+				return false
+			}
 		}
 		ino, ok, err := inode(dir, fd)
 		if err != nil {
-			gone = err
+			h.err = err
 			return false
 		}
 		if !ok {
 			return true
 		}
-		ns, ok := s.wanted[ino]
-		if !ok {
+		if _, ok := r.wanted[ino]; !ok {
 			return true
 		}
-		if s.seenBy[ino] == pid {
+		last, seen := r.seenBy[ino]
+		if seen && last == pid {
 			return true // a second descriptor of the same process
 		}
-		s.seenBy[ino] = pid
-		if known, ok := s.found[ino]; ok {
-			known.Holders++
-			s.found[ino] = known
-			return true
-		}
-		if owner.Process.PID == 0 {
-			p, err := processBeside(dir, pid)
-			if err != nil {
-				gone = err
-				return false
+		if !seen {
+			if h.process == nil { // read below dir: of this very process
+				p, err := processBeside(dir, pid)
+				if err != nil {
+					h.err = err
+					return false
+				}
+				h.process = &p
 			}
-			owner.Process, owner.Workload = p, ParseWorkload(p.Cgroup)
-			owner.PodNamespace, owner.PodName, _ = a.pods.Lookup(owner.Workload.PodUID, time.Now())
+			r.missing--
 		}
-		owner.FD, owner.Holders = fd, 1
-		s.found[ino] = owner
-		s.stats.Found++
-		s.pending--
-		a.remember(pid, ns)
+		r.seenBy[ino] = pid
+		h.hits = append(h.hits, hit{ino, fd})
 		return true
 	})
-	if err == nil {
-		err = gone
-	}
 	if err != nil {
-		s.met(err)
+		h.err = err
 	}
-	return err == nil
+	return h
 }
 
 // openBelow opens a directory of a process.
-func (a *Attributor) openBelow(proc, pid int, name string) (int, error) {
-	a.name = append(strconv.AppendInt(a.name[:0], int64(pid), 10), name...)
-	return unix.Openat(proc, string(a.name), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+func (r *reader) openBelow(proc, pid int, name string) (int, error) {
+	r.name = append(strconv.AppendInt(r.name[:0], int64(pid), 10), name...)
+	return unix.Openat(proc, string(r.name), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }
 
 // linkInode is the inode of the socket that a descriptor is, by the link in the
 // process's fd directory. Closed meanwhile is none.
-func (a *Attributor) linkInode(dir, fd int) (ino uint64, ok bool, err error) {
-	a.name = strconv.AppendInt(a.name[:0], int64(fd), 10)
-	n, err := unix.Readlinkat(dir, string(a.name), a.linkBuf)
+func (r *reader) linkInode(dir, fd int) (ino uint64, ok bool, err error) {
+	r.name = strconv.AppendInt(r.name[:0], int64(fd), 10)
+	n, err := unix.Readlinkat(dir, string(r.name), r.linkBuf)
 	if err != nil {
 		return 0, false, nil
 	}
-	ino, ok = parseSocketLink(a.linkBuf[:n])
+	ino, ok = parseSocketLink(r.linkBuf[:n])
 	return ino, ok, nil
 }
 
 // infoInode is the same by the process's fdinfo directory, which costs three calls
 // instead of one.
-func (a *Attributor) infoInode(dir, fd int) (ino uint64, ok bool, err error) {
-	if a.sockets == 0 {
-		if a.sockets, err = a.fs.socketMount(); err != nil {
+func (r *reader) infoInode(dir, fd int) (ino uint64, ok bool, err error) {
+	if r.sockets == 0 {
+		if r.sockets, err = r.fs.socketMount(); err != nil {
 			return 0, false, err
 		}
 	}
-	a.name = strconv.AppendInt(a.name[:0], int64(fd), 10)
-	f, err := unix.Openat(dir, string(a.name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	r.name = strconv.AppendInt(r.name[:0], int64(fd), 10)
+	f, err := unix.Openat(dir, string(r.name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		if denied(err) {
 			return 0, false, err
@@ -282,12 +344,12 @@ func (a *Attributor) infoInode(dir, fd int) (ino uint64, ok bool, err error) {
 		return 0, false, nil // closed meanwhile
 	}
 	defer unix.Close(f)
-	n, err := unix.Read(f, a.linkBuf[:cap(a.linkBuf)])
+	n, err := unix.Read(f, r.linkBuf[:cap(r.linkBuf)])
 	if denied(err) {
 		return 0, false, err
 	}
-	mount, ino := parseFDInfo(a.linkBuf[:max(n, 0)])
-	return ino, ino != 0 && mount == a.sockets, nil
+	mount, ino := parseFDInfo(r.linkBuf[:max(n, 0)])
+	return ino, ino != 0 && mount == r.sockets, nil
 }
 
 // met counts a process that could not be read.

@@ -262,37 +262,53 @@ func without(t testing.TB, drop []int, fn func()) {
 var reading = []int{unix.CAP_DAC_READ_SEARCH, unix.CAP_DAC_OVERRIDE}
 
 // Without the right to read every file there is another way to another user's
-// sockets, by the right to trace processes; without that one there is none.
-func TestResolveWithoutReadSearch(t *testing.T) {
+// sockets, by the right to trace processes; without that one there is none. Rights are
+// a thread's, so it is read here and not through Resolve, which asks on another.
+func TestReadWithoutReadSearch(t *testing.T) {
 	c := startHelperAs(t, true, 65534, "fds 20 30")
-	want := map[NSKey][]uint64{c.ns: c.inodes}
-	var got map[uint64]Owner
+	var h holding
 	without(t, reading, func() {
 		if _, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", c.pid)); !errors.Is(err, unix.EACCES) {
 			t.Errorf("the right is not missing: %v", err)
 		}
 		before := descriptors()
-		var stats Stats
-		if got, stats = NewAttributor(FS{}).Resolve(t.Context(), want); stats.Found != len(c.inodes) || stats.Err != nil {
-			t.Errorf("%+v", stats)
-		}
+		h = readHere(t, c)
 		if after := descriptors(); after != before {
 			t.Errorf("%d descriptors before, %d after", before, after)
 		}
 	})
-	for _, ino := range c.inodes {
-		o := got[ino]
-		link, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", c.pid, o.FD))
-		if err != nil || link != fmt.Sprintf("socket:[%d]", ino) || o.Process.PID != c.pid || o.Process.UID != 65534 {
-			t.Errorf("descriptor %d is %s (%v), not socket %d: %+v", o.FD, link, err, ino, o)
+	if h.err != nil || len(h.hits) != len(c.inodes) || h.process == nil || h.process.PID != c.pid || h.process.UID != 65534 {
+		t.Errorf("%+v", h)
+	}
+	for _, hit := range h.hits {
+		link, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", c.pid, hit.fd))
+		if err != nil || link != fmt.Sprintf("socket:[%d]", hit.inode) {
+			t.Errorf("descriptor %d is %s (%v), not socket %d", hit.fd, link, err, hit.inode)
 		}
 	}
 	without(t, append(reading, unix.CAP_SYS_PTRACE), func() {
-		got, stats := NewAttributor(FS{}).Resolve(t.Context(), want)
-		if len(got) != 0 || stats.Denied == 0 {
-			t.Errorf("%d found without any right, %+v", len(got), stats)
+		if h := readHere(t, c); len(h.hits) != 0 || !denied(h.err) {
+			t.Errorf("found without any right: %+v", h)
 		}
 	})
+}
+
+// readHere reads the descriptors of c on the calling thread.
+func readHere(t testing.TB, c child) holding {
+	t.Helper()
+	s := &search{wanted: map[uint64]NSKey{}, pending: len(c.inodes)}
+	for _, ino := range c.inodes {
+		s.wanted[ino] = c.ns
+	}
+	dir, err := FS{}.openProc()
+	if err != nil {
+		t.Error(err)
+		return holding{}
+	}
+	defer unix.Close(dir)
+	r := newReader(FS{})
+	r.start(s)
+	return r.read(t.Context(), dir, c.pid, func() {})
 }
 
 func TestParseFDInfo(t *testing.T) {
@@ -377,15 +393,13 @@ func BenchmarkResolveKnown(b *testing.B) {
 }
 
 // The way without CAP_DAC_READ_SEARCH.
-func BenchmarkResolveKnownByInfo(b *testing.B) {
+func BenchmarkReadByInfo(b *testing.B) {
 	c := startHelperAs(b, true, 65534, "sockets 20")
 	without(b, reading, func() {
-		at := NewAttributor(FS{})
-		want := map[NSKey][]uint64{c.ns: c.inodes}
 		b.ReportAllocs()
 		for b.Loop() {
-			if got, stats := at.Resolve(b.Context(), want); len(got) != 20 {
-				b.Errorf("%+v", stats)
+			if h := readHere(b, c); len(h.hits) != 20 {
+				b.Errorf("%+v", h)
 				return
 			}
 		}

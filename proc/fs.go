@@ -17,6 +17,9 @@ import (
 type FS struct {
 	Proc    string // mount of procfs; "" is /proc
 	PodLogs string // the kubelet's directory of pod logs; "" is /var/log/pods
+	// Held remembers who keeps us waiting; all that ask in one daemon should share
+	// one. Nil remembers for one call only: each may then leave a thread behind.
+	Held *Held
 }
 
 func (f FS) proc() string {
@@ -61,42 +64,62 @@ func denied(err error) bool { return errors.Is(err, unix.EACCES) || errors.Is(er
 
 // Process reads the process pid.
 func (f FS) Process(pid int) (Process, error) {
-	// Everything is read below one descriptor, which stands for this process and
-	// not for another that may get its number meanwhile.
-	dir, err := f.openPID(pid)
+	var answer struct {
+		Process
+		err error
+	}
+	err := f.askOne(pid, func(root int) {
+		// Everything is read below one descriptor, which stands for this process
+		// and not for another that may get its number meanwhile.
+		dir, err := unix.Openat(root, strconv.Itoa(pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			answer.err = err
+			return
+		}
+		defer unix.Close(dir)
+		answer.Process, answer.err = readProcess(dir, pid)
+	})
+	if err == nil {
+		err = answer.err
+	}
 	if err != nil {
 		return Process{}, fmt.Errorf("cannot read process %d: %w", pid, err)
 	}
-	defer unix.Close(dir)
-	p, err := readProcess(dir, pid)
-	if err != nil {
-		return Process{}, fmt.Errorf("cannot read process %d: %w", pid, err)
-	}
-	return p, nil
+	return answer.Process, nil
 }
 
 // NetNS is the network namespace of pid's main thread.
 func (f FS) NetNS(pid int) (NSKey, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(f.proc()+"/"+strconv.Itoa(pid)+"/ns/net", &st); err != nil {
+	var answer space
+	err := f.askOne(pid, func(dir int) { answer = netNSBelow(dir, pid) })
+	if err == nil {
+		err = answer.err
+	}
+	if err != nil {
 		return NSKey{}, fmt.Errorf("cannot identify network namespace of process %d: %w", pid, err)
 	}
-	return NSKey{Dev: st.Dev, Ino: st.Ino}, nil
+	return answer.NSKey, nil
 }
 
 // Exe is the path of pid's program as its own mount namespace has it, without
 // the mark of one that was deleted or replaced since.
 func (f FS) Exe(pid int) (string, error) {
-	buf := make([]byte, unix.PathMax)
-	n, err := unix.Readlink(f.proc()+"/"+strconv.Itoa(pid)+"/exe", buf)
+	var answer struct {
+		exe string
+		err error
+	}
+	err := f.askOne(pid, func(dir int) {
+		buf := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(dir, strconv.Itoa(pid)+"/exe", buf)
+		answer.exe, answer.err = string(buf[:max(n, 0)]), err
+	})
+	if err == nil {
+		err = answer.err
+	}
 	if err != nil {
 		return "", fmt.Errorf("cannot read program of process %d: %w", pid, err)
 	}
-	return strings.TrimSuffix(string(buf[:n]), " (deleted)"), nil
-}
-
-func (f FS) openPID(pid int) (int, error) {
-	return unix.Open(f.proc()+"/"+strconv.Itoa(pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return strings.TrimSuffix(answer.exe, " (deleted)"), nil
 }
 
 // readProcess reads the process whose directory in /proc is dir.
@@ -208,11 +231,15 @@ func parseUID(data []byte) (uint32, error) {
 // process, in the order of pids. Zombies and processes that end meanwhile are
 // left out. It ends early, with the context's error, when ctx does; and it ends
 // with an error that wraps EACCES, after all others, if the namespaces of some may
-// not be seen, for which CAP_SYS_PTRACE is needed.
+// not be seen, for which CAP_SYS_PTRACE is needed, or are kept from us (see Held).
 func (f FS) WalkNetNS(ctx context.Context, fn func(pid int, dev, inode uint64)) error {
 	w, err := f.walk(ctx, fn)
 	if err == nil && w.denied > 0 {
-		err = fmt.Errorf("cannot see the network namespace of %d of %d processes: %w", w.denied, w.processes, unix.EACCES)
+		held := ""
+		if w.held > 0 {
+			held = fmt.Sprintf(" (%d held up in execve)", w.held)
+		}
+		err = fmt.Errorf("cannot see the network namespace of %d of %d processes%s: %w", w.denied, w.processes, held, unix.EACCES)
 	}
 	return err
 }
@@ -222,32 +249,53 @@ type walked struct {
 	processes int // listed
 	gone      int // ended or zombie when looked at
 	denied    int // may not be looked at
+	held      int // of these, those that keep us waiting
+}
+
+// space is what a process said when it was asked for its namespace.
+type space struct {
+	NSKey
+	err error
+}
+
+func netNSBelow(dir, pid int) space {
+	var st unix.Stat_t
+	var path [32]byte
+	err := unix.Fstatat(dir, string(append(strconv.AppendInt(path[:0], int64(pid), 10), "/ns/net"...)), &st, 0)
+	return space{NSKey{Dev: st.Dev, Ino: st.Ino}, err}
 }
 
 func (f FS) walk(ctx context.Context, fn func(pid int, dev, inode uint64)) (walked, error) {
 	var w walked
-	dir, err := f.openProc()
-	if err != nil {
-		return w, err
-	}
-	defer unix.Close(dir)
-	var st unix.Stat_t
-	path := make([]byte, 0, 32)
-	err = eachNumber(dir, make([]byte, direntBuffer), func(pid int) bool {
-		w.processes++
-		path = append(strconv.AppendInt(path[:0], int64(pid), 10), "/ns/net"...)
-		switch err := unix.Fstatat(dir, string(path), &st, 0); {
-		case err == nil:
-			fn(pid, st.Dev, st.Ino)
-		case denied(err):
-			w.denied++
-		default:
-			w.gone++
+	pids, err := f.list()
+	answers := make([]space, len(pids))
+	for i := 0; i < len(pids) && err == nil; i++ {
+		rest, theirs := pids[i:], answers[i:]
+		var done int
+		done, err = f.ask(ctx, rest, func(dir, i int, _ func()) {
+			if theirs[i].err = ctx.Err(); theirs[i].err == nil {
+				theirs[i] = netNSBelow(dir, rest[i])
+			}
+		})
+		for n := 0; n < done && ctx.Err() == nil; n++ {
+			w.processes++
+			switch a := theirs[n]; {
+			case a.err == nil:
+				fn(rest[n], a.Dev, a.Ino)
+			case denied(a.err):
+				w.denied++
+			default:
+				w.gone++
+			}
 		}
-		return ctx.Err() == nil
-	})
-	if err == nil {
-		err = ctx.Err()
+		if err == nil {
+			err = ctx.Err()
+		}
+		if i += done; i < len(pids) && err == nil {
+			w.processes++
+			w.denied++
+			w.held++
+		}
 	}
 	if err != nil {
 		return w, fmt.Errorf("cannot walk %s: %w", f.proc(), err)
@@ -255,10 +303,25 @@ func (f FS) walk(ctx context.Context, fn func(pid int, dev, inode uint64)) (walk
 	return w, nil
 }
 
+// list is the pids in /proc.
+func (f FS) list() ([]int, error) {
+	dir, err := f.openProc()
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(dir)
+	var pids []int
+	err = eachNumber(dir, make([]byte, direntBuffer), func(pid int) bool {
+		pids = append(pids, pid)
+		return true
+	})
+	return pids, err
+}
+
 func (f FS) openProc() (int, error) {
 	dir, err := unix.Open(f.proc(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return -1, fmt.Errorf("cannot walk %s: %w", f.proc(), err)
+		return -1, fmt.Errorf("cannot open %s: %w", f.proc(), err)
 	}
 	return dir, nil
 }

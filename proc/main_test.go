@@ -61,7 +61,18 @@ func descriptors() int {
 //	sockets N      N sockets
 //	fds N M        N sockets and M further descriptors of them
 //	foreign        one socket of a namespace that only one thread was in
+//
+// Two more are told by startHanging what to do:
+//
+//	fuse DIR       a file server at DIR that does not answer
+//	hang DIR       what hangs because of it
 func helper(args []string) error {
+	switch args[0] {
+	case "fuse":
+		return serveFUSE(args[1])
+	case "hang":
+		return hang(args[1])
+	}
 	number := func(i int) int {
 		n, err := strconv.Atoi(args[i])
 		if err != nil {

@@ -182,6 +182,9 @@ func New(opt Options) (*Supervisor, error) {
 		viewing:    make(chan struct{}, 1),
 		figures:    newFigures(),
 	}
+	if s.opt.Proc.Held == nil {
+		s.opt.Proc.Held = &proc.Held{}
+	}
 	s.errands.init(maxProbes)
 	s.looks.init(maxLooks)
 	s.conf.Store(&opt.Config)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/event"
+	"github.com/redisguard/redisguard/proc"
 	"github.com/redisguard/redisguard/supervisor"
 )
 
@@ -71,8 +72,9 @@ func run(ctx context.Context, stderr io.Writer, path, stateDir string, dryRun bo
 	defer lines.close()
 	log := newLogger(lines, conf.Log.Format, level)
 	hub := event.NewHub(keepEvents)
+	files := proc.FS{Held: &proc.Held{}} // one memory for all who look at processes
 	s, err := supervisor.New(supervisor.Options{
-		Config: conf, Log: log, Hub: hub, DryRun: dryRun, StateDir: stateDir, Alive: watchdog(),
+		Config: conf, Log: log, Hub: hub, Proc: files, DryRun: dryRun, StateDir: stateDir, Alive: watchdog(),
 	})
 	if err != nil {
 		return err
@@ -80,7 +82,7 @@ func run(ctx context.Context, stderr io.Writer, path, stateDir string, dryRun bo
 	file := or(path, config.DefaultPath)
 	// The default file need not be there; it counts once it is.
 	follow := &follower{guard: s, log: log, level: level, file: file, optional: path == "", conf: conf}
-	server, err := serve(conf, s, hub, follow, ver, log)
+	server, err := serve(conf, s, hub, files, follow, ver, log)
 	if err != nil {
 		return err
 	}

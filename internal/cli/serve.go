@@ -26,7 +26,7 @@ import (
 // serve binds the API's sockets. Where that cannot be done the guard goes on
 // without them, for guarding matters more; but not where another daemon has them,
 // for two guards would both reap.
-func serve(c config.Config, s *supervisor.Supervisor, hub *event.Hub, follow *follower, ver versionInfo, log *slog.Logger) (*api.Server, error) {
+func serve(c config.Config, s *supervisor.Supervisor, hub *event.Hub, files proc.FS, follow *follower, ver versionInfo, log *slog.Logger) (*api.Server, error) {
 	group, err := groupID(c.API.Group)
 	if err != nil {
 		return nil, err
@@ -41,7 +41,7 @@ func serve(c config.Config, s *supervisor.Supervisor, hub *event.Hub, follow *fo
 		Limits: api.Limits{
 			Connections: c.API.MaxConnections, ConnectionsEach: c.API.MaxConnectionsEach, Streams: c.API.MaxStreams, StreamsEach: c.API.MaxStreamsEach,
 		},
-		Proc: proc.FS{},
+		Proc: files,
 	}
 	server, err = api.New(opt)
 	switch {

@@ -18,6 +18,7 @@ type Run struct {
 	n     int
 	call  func(i int)
 	done  atomic.Int64
+	signs atomic.Int64 // of life, beside done
 	state atomic.Int32 // running, finished or givenUp: whoever comes first decides
 	ended chan struct{}
 }
@@ -49,6 +50,10 @@ func (r *Run) Do() bool {
 	return r.state.CompareAndSwap(running, finished)
 }
 
+// Alive is for calls that may take long without being stuck: Await is patient from
+// the last Alive on.
+func (r *Run) Alive() { r.signs.Add(1) }
+
 // Await waits until all calls are made, ctx ends, or one takes longer than patience
 // (up to half as long again), and returns how many are made. If there are fewer than
 // there should be the run was given up, and is so from now on; the call of that number
@@ -65,7 +70,7 @@ func (r *Run) Await(ctx context.Context, patience time.Duration) (done int) {
 			return r.giveUp()
 		case <-look.C:
 		}
-		now := r.done.Load()
+		now := r.done.Load() + r.signs.Load()
 		if now != before {
 			before, quiet = now, 0
 			continue

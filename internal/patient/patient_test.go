@@ -31,6 +31,22 @@ func TestSlowIsNotStuck(t *testing.T) {
 	}
 }
 
+// One long call that shows signs of life is not stuck either.
+func TestAlive(t *testing.T) {
+	const patience = 100 * time.Millisecond
+	var r *Run
+	r = New(1, func(int) {
+		for range 20 {
+			time.Sleep(patience / 5)
+			r.Alive()
+		}
+	})
+	go r.Do()
+	if n := r.Await(t.Context(), patience); n != 1 {
+		t.Errorf("%d made", n)
+	}
+}
+
 func TestGivenUp(t *testing.T) {
 	stuck := make(chan struct{})
 	called := make(chan int, 10)
