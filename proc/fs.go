@@ -91,7 +91,7 @@ func (f FS) Process(pid int) (Process, error) {
 // NetNS is the network namespace of pid's main thread.
 func (f FS) NetNS(pid int) (NSKey, error) {
 	var answer space
-	err := f.askOne(pid, func(dir int) { answer = netNSBelow(dir, pid) })
+	err := f.askOne(pid, func(dir int) { answer = netNSBelow(dir, pid, nil) })
 	if err == nil {
 		err = answer.err
 	}
@@ -258,10 +258,10 @@ type space struct {
 	err error
 }
 
-func netNSBelow(dir, pid int) space {
+func netNSBelow(dir, pid int, path []byte) space {
 	var st unix.Stat_t
-	var path [32]byte
-	err := unix.Fstatat(dir, string(append(strconv.AppendInt(path[:0], int64(pid), 10), "/ns/net"...)), &st, 0)
+	path = append(strconv.AppendInt(path[:0], int64(pid), 10), "/ns/net"...)
+	err := unix.Fstatat(dir, string(path), &st, 0)
 	return space{NSKey{Dev: st.Dev, Ino: st.Ino}, err}
 }
 
@@ -270,11 +270,11 @@ func (f FS) walk(ctx context.Context, fn func(pid int, dev, inode uint64)) (walk
 	pids, err := f.list()
 	answers := make([]space, len(pids))
 	for i := 0; i < len(pids) && err == nil; i++ {
-		rest, theirs := pids[i:], answers[i:]
+		rest, theirs, path := pids[i:], answers[i:], make([]byte, 0, 32)
 		var done int
 		done, err = f.ask(ctx, rest, func(dir, i int, _ func()) {
 			if theirs[i].err = ctx.Err(); theirs[i].err == nil {
-				theirs[i] = netNSBelow(dir, rest[i])
+				theirs[i] = netNSBelow(dir, rest[i], path)
 			}
 		})
 		for n := 0; n < done && ctx.Err() == nil; n++ {
