@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -112,10 +113,12 @@ func (a *Attributor) Resolve(ctx context.Context, want map[NSKey][]uint64) (map[
 	}
 
 	a.reader.start(s)
+	// Ourselves last: for microseconds we hold duplicates of what is others'.
+	self := os.Getpid()
 	var hinted []int
 	asked := map[int]bool{}
 	for pid, ns := range a.hints {
-		if _, ok := want[ns]; ok {
+		if _, ok := want[ns]; ok && pid != self {
 			hinted = append(hinted, pid)
 			asked[pid] = true
 		}
@@ -125,9 +128,13 @@ func (a *Attributor) Resolve(ctx context.Context, want map[NSKey][]uint64) (map[
 		return s.found, s.stats
 	}
 
-	var same, others []int
+	var same, others, last []int
 	walk, err := a.fs.walk(ctx, func(pid int, dev, ino uint64) {
-		if asked[pid] {
+		switch {
+		case asked[pid]:
+			return
+		case pid == self:
+			last = append(last, pid)
 			return
 		}
 		if _, ok := want[NSKey{Dev: dev, Ino: ino}]; ok {
@@ -143,7 +150,7 @@ func (a *Attributor) Resolve(ctx context.Context, want map[NSKey][]uint64) (map[
 		s.stats.Err = err
 		return s.found, s.stats
 	}
-	a.scan(s, append(same, others...))
+	a.scan(s, slices.Concat(same, others, last))
 	return s.found, s.stats
 }
 

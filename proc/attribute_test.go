@@ -436,3 +436,26 @@ func FuzzParseSocketLink(f *testing.F) {
 		}
 	})
 }
+
+// A duplicate that we hold for a moment does not make a socket ours.
+func TestResolveAnothersBeforeOurOwn(t *testing.T) {
+	c := startHelper(t, false, "sockets 1") // in our own namespace, where we are asked, too
+	at := NewAttributor(FS{})
+	before, _ := at.Resolve(t.Context(), map[NSKey][]uint64{c.ns: c.inodes})
+	pidfd, err := unix.PidfdOpen(c.pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	dup, err := unix.PidfdGetfd(pidfd, before[c.inodes[0]].FD, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(dup)
+	for range 20 {
+		got, _ := NewAttributor(FS{}).Resolve(t.Context(), map[NSKey][]uint64{c.ns: c.inodes})
+		if o := got[c.inodes[0]]; o.Process.PID != c.pid {
+			t.Fatalf("its owner is %d, not %d", o.Process.PID, c.pid)
+		}
+	}
+}
