@@ -12,14 +12,18 @@
 package netns
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
 	"strconv"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/redisguard/redisguard/internal/patient"
 	"github.com/redisguard/redisguard/internal/sys"
 )
 
@@ -146,7 +150,7 @@ func (t *Thread) Visit(ns Namespace, fn func() error) error {
 }
 
 func (t *Thread) enter(ns Namespace) error {
-	fd, err := unix.Open(ns.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := open(ns.Path)
 	if err != nil {
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOTDIR) {
 			return ErrGone
@@ -169,6 +173,32 @@ func (t *Thread) enter(ns Namespace) error {
 		return fmt.Errorf("cannot enter network namespace %s (needs CAP_SYS_ADMIN): %w", ns, err)
 	}
 	return nil
+}
+
+// patience is for how long a process may keep us from its namespace.
+const patience = time.Second
+
+// open opens a way in. One that leads through a process is opened by somebody who can
+// be given up: while that process is held up in execve, so is whoever asks for its
+// namespaces, and cannot be killed (see proc.Held). Then another way in is to be found.
+func open(path string) (int, error) {
+	const flags = unix.O_RDONLY | unix.O_CLOEXEC
+	if !strings.HasSuffix(path, "/ns/net") {
+		return unix.Open(path, flags, 0)
+	}
+	fd, err := -1, error(nil)
+	call := patient.New(1, func(int) { fd, err = unix.Open(path, flags, 0) })
+	go call.Do()
+	if call.Await(context.Background(), patience) == 1 {
+		return fd, err
+	}
+	go func() {
+		<-call.Ended()
+		if err == nil {
+			unix.Close(fd)
+		}
+	}()
+	return -1, ErrGone
 }
 
 // Do runs fn in ns on a thread of its own, and waits for it. It is for single
