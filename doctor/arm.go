@@ -32,7 +32,7 @@ func armFinding(plans []supervisor.ArmPlan) Finding {
 			never++
 		}
 	}
-	text := fmt.Sprintf("%d connections to watched ports: %d armed, %d would be, %d have stricter values of their own, %d exempt, %d not known yet",
+	text := fmt.Sprintf("%d connections to watched ports: %d armed, %d would be, %d are left as their applications have them, %d exempt, %d not known yet",
 		len(plans), n[view.ArmDone], n[view.ArmPlanned], n[view.ArmLeft], n[view.ArmExempt], n[view.ArmWaiting])
 	if never > 0 {
 		text += fmt.Sprintf("; %d would never notice, idle, that their peer is gone", never)

@@ -132,7 +132,7 @@ func (o Options) SameTimes(as Options) bool {
 
 // Socket names a connected TCP socket of another process. A socket keeps its cookie
 // when its application disconnects it and connects it elsewhere, or listens on it:
-// hence Remote.
+// hence Remote. Where that is left out, no peer is compared.
 type Socket struct {
 	PID, FD int
 	Cookie  uint64
@@ -143,9 +143,13 @@ type Socket struct {
 var (
 	// ErrGone: the process has ended, or has closed the descriptor.
 	ErrGone = errors.New("the socket is gone")
-	// ErrOther: the descriptor is another socket by now, or connected to another
-	// peer, or to none.
+	// ErrOther: the descriptor is another socket by now, or has another peer.
 	ErrOther = sys.ErrOtherSocket
+	// ErrPeer is an ErrOther: the socket says that it has another peer, or none. It may
+	// say so because of a load balancer in the kernel, which answers getpeername with
+	// the address of a service (BPF_CGROUP_INET4_GETPEERNAME), while sock_diag has that
+	// of the backend. Who knows better leaves Remote out.
+	ErrPeer = fmt.Errorf("%w: it has another peer", sys.ErrOtherSocket)
 	// ErrNotPermitted: CAP_SYS_PTRACE is missing, or Yama's scope is 3, or a
 	// seccomp filter is in the way.
 	ErrNotPermitted = errors.New("not permitted")
@@ -248,9 +252,12 @@ func (s Socket) duplicate(fn func(fd int) error) error {
 
 // connected says why the socket is not the connection that is meant.
 func (s Socket) connected(fd int) error {
+	if !s.Remote.IsValid() {
+		return nil
+	}
 	name, err := unix.Getpeername(fd)
 	if err != nil {
-		return fmt.Errorf("%w: it has no peer any more: %w", ErrOther, err)
+		return fmt.Errorf("%w, or none: %w", ErrPeer, err)
 	}
 	var peer netip.AddrPort
 	switch a := name.(type) {
@@ -260,7 +267,7 @@ func (s Socket) connected(fd int) error {
 		peer = netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
 	}
 	if want := netip.AddrPortFrom(s.Remote.Addr().Unmap().WithZone(""), s.Remote.Port()); peer != want {
-		return fmt.Errorf("%w: its peer is %v, not %v", ErrOther, peer, want)
+		return fmt.Errorf("%w: %v, not %v", ErrPeer, peer, want)
 	}
 	return nil
 }

@@ -175,8 +175,9 @@ func (t *Thread) enter(ns Namespace) error {
 	return nil
 }
 
-// patience is for how long a process may keep us from its namespace.
-const patience = time.Second
+// patience is for how long a process may keep us from its namespace: less than anybody
+// who visits it is waited for.
+const patience = 100 * time.Millisecond
 
 // open opens a way in. One that leads through a process is opened by somebody who can
 // be given up: while that process is held up in execve, so is whoever asks for its

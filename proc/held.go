@@ -40,7 +40,7 @@ type Held struct {
 
 var (
 	// errHeld: a process does not let us look. It is a denial.
-	errHeld = fmt.Errorf("it is held up in execve: %w", unix.EACCES)
+	errHeld = fmt.Errorf("it does not let us look, held up in execve perhaps: %w", unix.EACCES)
 	// errTooManyHeld: nobody is asked.
 	errTooManyHeld = errors.New("too many processes are held up in execve")
 )

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/redisguard/redisguard/event"
@@ -91,68 +92,73 @@ func reapIDs(list []verdict.Reap) []tcpstate.ID {
 // outcome lets it be destroyed.
 type decide func(i int, now *tcpstate.Result) (verdict.ReapOutcome, error)
 
-// lookAndDestroy goes into the namespace of the connections, looks at each once more
-// and destroys those for which there is no outcome. Between the look and the destroy
-// lie microseconds.
+// lookAndDestroy looks at each of the connections of a namespace once more and destroys
+// those for which there is no outcome. Between the look and the destroy lie some ten
+// microseconds each. Those are calls of their own: none is made after one that does not
+// return, whatever was decided.
 func (w *watcher) lookAndDestroy(sp *space, ids []tcpstate.ID, decide decide, outcome []verdict.ReapOutcome, why []error) error {
-	// Not outcome and why themselves: if it is held up they stay the traveller's.
-	list, errs := make([]verdict.ReapOutcome, len(ids)), make([]error, len(ids))
-	stops := []stop{{ns: sp.ns, do: func(s *tcpstate.Socket) error { return lookAndDestroy(s, ids, decide, list, errs) }}}
-	if _, free := w.away(stops); free != nil {
-		var conns []*tracked
-		for _, id := range ids {
-			if t := sp.conns[id.Cookie]; t != nil {
-				conns = append(conns, t)
-			}
-		}
-		if len(conns) > 0 {
-			w.heldUp(sp, conns, free)
-		}
+	looks := make([]tcpstate.Result, len(ids))
+	stops := []stop{{ns: sp.ns, do: func(s *tcpstate.Socket) error { return s.Get(ids, looks) }}}
+	if _, free := w.travellers.away(stops); free != nil {
+		w.heldUpAt(sp, ids, free)
 		return errHeld
 	}
-	copy(outcome, list)
-	copy(why, errs)
-	return stops[0].err
-}
-
-func lookAndDestroy(s *tcpstate.Socket, ids []tcpstate.ID, decide decide, outcome []verdict.ReapOutcome, why []error) error {
-	looks := make([]tcpstate.Result, len(ids))
-	if err := s.Get(ids, looks); err != nil {
-		return err
+	if stops[0].err != nil {
+		return stops[0].err
 	}
-	var doomed []tcpstate.ID
 	var at []int
+	stops = stops[:0]
 	for i := range looks {
-		outcome[i], why[i] = decide(i, &looks[i])
-		if outcome[i] == "" {
-			doomed = append(doomed, ids[i])
+		if outcome[i], why[i] = decide(i, &looks[i]); outcome[i] == "" {
 			at = append(at, i)
+			stops = append(stops, stop{ns: sp.ns, do: func(s *tcpstate.Socket) error {
+				err := [1]error{}
+				if serr := s.Destroy(ids[i:i+1], err[:]); serr != nil {
+					return serr
+				}
+				return err[0]
+			}})
 		}
 	}
-	errs := make([]error, len(doomed))
-	if err := s.Destroy(doomed, errs); err != nil {
-		return err
-	}
+	var stranded error
+	done, free := w.travellers.away(stops)
 	for j, i := range at {
 		switch {
-		case errs[j] == nil:
+		case j >= done:
+			outcome[i], why[i] = verdict.ReapFailed, errHeld
+		case stops[j].err == nil:
 			outcome[i] = verdict.ReapDone
-		case errors.Is(errs[j], tcpstate.ErrGone):
+		case errors.Is(stops[j].err, tcpstate.ErrGone):
 			outcome[i] = verdict.ReapGone
 		default:
-			outcome[i], why[i] = verdict.ReapFailed, errs[j]
+			outcome[i], why[i] = verdict.ReapFailed, stops[j].err
+			if errors.Is(why[i], netns.ErrStranded) {
+				stranded = why[i]
+			}
 		}
 	}
-	return nil
+	if free != nil {
+		w.heldUpAt(sp, ids[at[done]:at[done]+1], free)
+	}
+	return stranded
+}
+
+// heldUpAt is heldUp for those of the connections that are known.
+func (w *watcher) heldUpAt(sp *space, ids []tcpstate.ID, free <-chan struct{}) {
+	var conns []*tracked
+	for _, id := range ids {
+		if t := sp.conns[id.Cookie]; t != nil {
+			conns = append(conns, t)
+		}
+	}
+	if len(conns) > 0 {
+		w.heldUp(sp, conns, free)
+	}
 }
 
 // lastLooks decide by a look right before the reap.
 func lastLooks(list []verdict.Reap) decide {
-	heard := make([]uint32, len(list)) // the list is the core's
-	for i := range list {
-		heard[i] = list[i].SegsIn
-	}
-	return func(i int, now *tcpstate.Result) (verdict.ReapOutcome, error) { return lastLook(now, heard[i]) }
+	return func(i int, now *tcpstate.Result) (verdict.ReapOutcome, error) { return lastLook(now, list[i].SegsIn) }
 }
 
 // lastLook decides by a look right before the reap. An empty outcome lets it
@@ -193,7 +199,9 @@ func (w *watcher) shutdown(r *verdict.Reap) (verdict.ReapOutcome, error) {
 		return verdict.ReapFailed, fmt.Errorf("%w, and its process is not known", tcpstate.ErrNotSupported)
 	}
 	var err error
-	call := patient.New(1, func(int) { err = keepalive.Shutdown(t.socket()) })
+	socket := t.socket()
+	socket.Remote = netip.AddrPort{} // the last look was by it
+	call := patient.New(1, func(int) { err = keepalive.Shutdown(socket) })
 	go call.Do()
 	if call.Await(context.Background(), awayPatience) == 0 {
 		return verdict.ReapFailed, errHeld // err is the call's

@@ -10,6 +10,7 @@ import (
 	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/keepalive"
+	"github.com/redisguard/redisguard/netns"
 	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/verdict"
 	"github.com/redisguard/redisguard/view"
@@ -26,6 +27,9 @@ const (
 	// connections that not everyone is at each tick: two probes without an answer
 	// are to be seen soon, and that a canary is gone.
 	canaryLook = 500 * time.Millisecond
+	// deniedFor is for how long nobody must be denied to us for that to be over:
+	// connections come and go.
+	deniedFor = time.Minute
 	// armAgain is how soon it is tried again where it failed.
 	armAgain = 30 * time.Second
 	// armAtOnce bounds what is asked for at a time; the rest has its turn a second
@@ -97,6 +101,8 @@ func (a *armed) view() view.Arm {
 // armJob is a connection that is to be armed.
 type armJob struct {
 	key    verdict.ConnKey
+	ns     netns.Namespace
+	id     tcpstate.ID
 	socket keepalive.Socket
 	want   keepalive.Options
 	// left is what we have left there, and original what its application had before;
@@ -142,7 +148,7 @@ func (w *watcher) arm(now time.Duration) {
 	c := w.s.config()
 	w.canaries = w.canaries[:0]
 	if mode == config.Off {
-		w.tellArm(0, "")
+		w.tellArm(0, "", true)
 		return
 	}
 	wants := [2]*keepalive.Options{w.share(armOptions(c)), w.share(canaryOptions(c))}
@@ -188,7 +194,7 @@ func (w *watcher) arm(now time.Duration) {
 		jobs = append(jobs, t.armJob(c, *want, mode != config.Enforce))
 		a.asked = true
 	}
-	w.tellArm(denied, why)
+	w.tellArm(denied, why, false)
 	if len(jobs) == 0 {
 		return
 	}
@@ -202,18 +208,24 @@ func (w *watcher) arm(now time.Duration) {
 }
 
 // tellArm tells that connections cannot be armed, and when that is over.
-func (w *watcher) tellArm(denied int, why string) {
+func (w *watcher) tellArm(denied int, why string, off bool) {
 	switch {
 	case denied > 0 && !w.toldArm:
-		w.toldArm = true
+		w.toldArm, w.deniedAt = true, w.armed
 		text := keepalive.Obstacle()
 		if why != "" {
 			text += " (" + why + ")"
 		}
 		w.send(event.Event{Type: event.ArmFailed, Text: fmt.Sprintf("%d connections cannot be armed: %s", denied, text)}, verdict.ConnKey{})
-	case denied == 0 && w.toldArm:
+	case denied > 0:
+		w.deniedAt = w.armed
+	case w.toldArm && (off || w.armed-w.deniedAt >= deniedFor):
 		w.toldArm = false
-		w.send(event.Event{Type: event.ArmResumed, Text: "no connection is without arms for want of a right any more"}, verdict.ConnKey{})
+		text := "no connection has been without arms for want of a right for a while"
+		if off {
+			text = "arming is off"
+		}
+		w.send(event.Event{Type: event.ArmResumed, Text: text}, verdict.ConnKey{})
 	}
 }
 
@@ -265,7 +277,7 @@ func (t *tracked) socket() keepalive.Socket {
 func (t *tracked) armJob(c *config.Config, want keepalive.Options, dry bool) *armJob {
 	a := &t.arm
 	j := &armJob{
-		key: t.key, socket: t.socket(),
+		key: t.key, ns: t.space.ns, id: t.conn.ID, socket: t.socket(),
 		want: want, refused: a.refused, conf: c, dry: dry,
 	}
 	if a.original != nil {

@@ -1,16 +1,22 @@
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"syscall"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/redisguard/redisguard/internal/sys"
 	"github.com/redisguard/redisguard/keepalive"
 	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/netns"
+	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/verdict"
 )
 
@@ -26,6 +32,7 @@ func TestTheArmerIsNotHeld(t *testing.T) {
 	c := w.s.config()
 	var jobs []*armJob
 	var first syscall.RawConn
+	var locals [2]netip.AddrPort
 	for i := range 2 {
 		conn, err := (&net.Dialer{KeepAlive: -1}).Dial("tcp4", l.Addr().String())
 		if err != nil {
@@ -39,6 +46,7 @@ func TestTheArmerIsNotHeld(t *testing.T) {
 		if i == 0 {
 			first = raw
 		}
+		locals[i] = conn.LocalAddr().(*net.TCPAddr).AddrPort()
 		var cookie uint64
 		var fd int
 		if cerr := raw.Control(func(n uintptr) { fd = int(n); cookie, err = sys.SocketCookie(fd) }); cerr != nil || err != nil {
@@ -53,29 +61,69 @@ func TestTheArmerIsNotHeld(t *testing.T) {
 	if cerr := first.Control(func(n uintptr) { release, err = lab.HoldLock(int(n)) }); cerr != nil || err != nil {
 		t.Fatal(cerr, err)
 	}
-	a := armer{s: w.s, held: map[int]bool{}, free: make(chan int, maxHeld)}
+	a := newArmer(w.s)
+	told := make(chan armResult, 10)
+	a.tell = func(_ context.Context, results []armResult) {
+		for _, r := range results {
+			told <- r
+		}
+	}
+	try := func() (results []armResult) {
+		a.do(t.Context(), jobs)
+		for range jobs {
+			results = append(results, <-told)
+		}
+		return results
+	}
 	began := time.Now()
-	results := a.do(t.Context(), jobs)
-	if len(results) != 2 || !errors.Is(results[0].err, errHeld) || !errors.Is(results[1].err, errHeld) {
+	results := try()
+	if !errors.Is(results[0].err, errHeld) || !errors.Is(results[1].err, errHeld) {
 		t.Fatalf("both sockets are of the process that holds one: %+v", results)
 	}
 	if took := time.Since(began); took > 10*armPatience {
 		t.Errorf("it took %v", took)
 	}
 	began = time.Now()
-	if results = a.do(t.Context(), jobs); len(results) != 2 || time.Since(began) > armPatience/2 {
+	if results = try(); time.Since(began) > armPatience/2 {
 		t.Errorf("again after %v: %+v", time.Since(began), results)
 	}
 	if err := release(); err != nil {
 		t.Fatal(err)
 	}
+	// What was given up sets nothing, and says so.
+	late := <-told
+	if o, err := keepalive.Read(jobs[0].socket); late.job != jobs[0] || !errors.Is(late.err, errStale) || err != nil || o.Keepalive {
+		t.Errorf("late: %v, it has %v (%v)", late.err, o, err)
+	}
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		results = a.do(t.Context(), jobs)
-		if len(results) == 2 && results[0].err == nil && results[1].err == nil && results[0].after.SameTimes(armOptions(c)) {
+		results = try()
+		if results[0].err == nil && results[1].err == nil && results[0].after.SameTimes(armOptions(c)) {
 			break
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("released, and not armed: %+v", results)
 		}
 	}
+	// Where getpeername does not say the truth, the kernel's table does.
+	elsewhere := *jobs[0]
+	elsewhere.socket.Remote = netip.MustParseAddrPort("10.96.0.10:6379")
+	elsewhere.ns, elsewhere.id = here(t), tcpstate.ID{Local: locals[0], Remote: l.Addr().(*net.TCPAddr).AddrPort(), Cookie: elsewhere.socket.Cookie}
+	jobs = []*armJob{&elsewhere}
+	if results = try(); results[0].err != nil {
+		t.Errorf("with the address of a service: %v", results[0].err)
+	}
+	elsewhere.id.Cookie++
+	if results = try(); !errors.Is(results[0].err, keepalive.ErrOther) {
+		t.Errorf("another one: %v, want %v", results[0].err, keepalive.ErrOther)
+	}
+}
+
+// here is the namespace that we are in.
+func here(t *testing.T) netns.Namespace {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/net", &st); err != nil {
+		t.Fatal(err)
+	}
+	return netns.Namespace{ID: netns.ID{Dev: st.Dev, Inode: st.Ino}, Path: "/proc/self/ns/net"}
 }

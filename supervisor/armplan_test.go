@@ -8,6 +8,7 @@ import (
 
 	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/keepalive"
+	"github.com/redisguard/redisguard/netns"
 	"github.com/redisguard/redisguard/proc"
 	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/verdict"
@@ -209,13 +210,13 @@ func TestAStaleJobIsNotDone(t *testing.T) {
 	j := (<-w.s.arms)[0]
 	stale := func(when string) {
 		t.Helper()
-		r := w.s.armOne(j)
+		r := w.s.armOne(j, new(*netns.Thread), func() bool { return false })
 		if r.err != errStale {
 			t.Errorf("%s: %v", when, r.err)
 		}
 		w.takeArmed([]armResult{r})
 	}
-	if r := w.s.armOne(j); r.err == nil || r.err == errStale {
+	if r := w.s.armOne(j, new(*netns.Thread), func() bool { return false }); r.err == nil || r.err == errStale {
 		t.Errorf("a socket that is nowhere: %v", r.err)
 	}
 	w.s.override.Store(int32(config.Observe))

@@ -73,6 +73,8 @@ func (w *watcher) reapAsked(r *view.Reap) ([]view.Reaped, error) {
 		// By the config as it is now: the table may be a round behind.
 		if permit, _, why := w.s.permit(c, &t.conn, &t.own); permit != verdict.MayReap {
 			list[i].Outcome, list[i].Why = view.Refused, cmp.Or(why, "observed only")
+		} else if t.hold != nil || t.space.closed {
+			list[i].Outcome, list[i].Why = verdict.ReapFailed, errHeld.Error()
 		} else {
 			batch = append(batch, i)
 		}
@@ -100,24 +102,19 @@ func (w *watcher) reapBatch(r *view.Reap, all []*tracked, list []view.Reaped, ba
 		ids[j] = all[i].conn.ID
 	}
 	outcome, why := make([]verdict.ReapOutcome, len(batch)), make([]error, len(batch))
-	c, tokens, ask := w.s.config(), w.asked.tokens, *r
 	err := w.lookAndDestroy(sp, ids, func(_ int, now *tcpstate.Result) (verdict.ReapOutcome, error) {
-		outcome, why := askedLook(now, &ask)
+		outcome, why := askedLook(now, r)
 		if outcome != "" {
 			return outcome, why
 		}
 		// Only what is really ended counts: not what is spared.
-		if tokens < 1 {
+		if w.asked.tokens < 1 {
+			c := w.s.config()
 			return view.Refused, fmt.Errorf("no more than %d at once and %g a second ([reap] burst and rate): ask again", c.Reap.Burst, c.Reap.Rate)
 		}
-		tokens--
+		w.asked.tokens--
 		return "", nil
 	}, outcome, why)
-	for _, o := range outcome {
-		if o == verdict.ReapDone {
-			w.asked.tokens--
-		}
-	}
 	switch {
 	case errors.Is(err, netns.ErrStranded):
 		return err

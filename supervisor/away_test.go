@@ -2,6 +2,7 @@ package supervisor_test
 
 import (
 	"context"
+	"net"
 	"strings"
 	"syscall"
 	"testing"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/verdict"
+	"github.com/redisguard/redisguard/view"
 )
 
 // An application may hold the lock of its socket for as long as it likes. Nobody else
@@ -45,6 +48,14 @@ func TestASocketThatIsHeld(t *testing.T) {
 		}
 		return false
 	})
+	// Whoever wants it ended is told why not, and nothing breaks.
+	list, err := g.Reap(w.ctx, view.Reap{Endpoint: w.redis.Addr(), DryRun: true})
+	must(t, err)
+	for _, r := range list {
+		if held := r.Local == conn.LocalAddr().(*net.TCPAddr).AddrPort(); held && r.Outcome != view.Refused && r.Outcome != verdict.ReapFailed || !held && r.Outcome != verdict.ReapSpared && r.Outcome != verdict.ReapDryRun {
+			t.Errorf("asked to reap %v: %s (%s)", r.Local, r.Outcome, r.Why)
+		}
+	}
 	must(t, w.server.Vanish())
 	lost := time.Now()
 	if e := w.failure(subs, lost); e.Errno != "ECONNABORTED" || e.Time().Sub(lost) > 8*time.Second {

@@ -45,7 +45,7 @@ func (s *Supervisor) lookOnce(ctx context.Context, thread *netns.Thread) (spaces
 				return err
 			}
 			defer socket.Close()
-			return socket.Dump(tcpstate.Filter{RemotePorts: c.Watch.Ports, Info: true}, func(k *tcpstate.Connection) error {
+			return socket.Dump(tcpstate.Filter{RemotePorts: c.Watch.Ports}, func(k *tcpstate.Connection) error {
 				if wanted(c, k) && k.Inode != 0 {
 					t := &tracked{key: verdict.ConnKey{NS: nsKey(ns.ID), Cookie: k.Cookie}, space: &space{ns: ns}, conn: *k, own: ownership{asked: true}}
 					sp.conns, at[t.key], batch = append(sp.conns, t), t, append(batch, subjectOf(t))

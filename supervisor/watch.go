@@ -93,6 +93,7 @@ type space struct {
 	suspect uint64        // the round in which one of its paths was suspect
 	lost    bool          // its way in is broken; the discoverer looks for another
 	held    int           // how many of its connections cannot be looked at
+	closed  bool          // too many: it is not looked at
 	careful bool          // some are to be looked at alone
 
 	othersAway atomic.Bool // see others
@@ -134,13 +135,14 @@ type watcher struct {
 	canaries []*tracked                               // as picked last
 	canaryAt time.Duration                            // when they were last looked at
 	toldArm  bool                                     // that some cannot be
+	deniedAt time.Duration                            // when some could not be
 	mayTrace bool                                     // we have CAP_SYS_PTRACE
 	options  map[keepalive.Options]*keepalive.Options // see share
 	left     map[verdict.ConnKey]*tracked             // gone since the last step, which may speak of them
 	fresh    []*tracked                               // not looked at yet
 
-	traveller *traveller // nil if there is none just now
-	held      []*tracked // that cannot be looked at
+	travellers travellers
+	held       []*tracked // that cannot be looked at
 
 	// Kept for their memory.
 	ids     []tcpstate.ID
@@ -183,11 +185,7 @@ func (s *Supervisor) watch(ctx context.Context) error {
 	w.core = verdict.New(w.set)
 	w.rec = openRecorder(c.Record, s.log)
 	defer w.rec.close()
-	defer func() {
-		if w.traveller != nil {
-			close(w.traveller.runs)
-		}
-	}()
+	defer w.travellers.end()
 	defer w.retrans.close()
 	w.left = map[verdict.ConnKey]*tracked{}
 	w.switched = s.disabled()
@@ -487,6 +485,9 @@ func (w *watcher) takeFound(ctx context.Context, f found) {
 		w.conns[t.key] = t
 		w.tell(t)
 		w.recall(sp, k.Remote)
+		if sp.closed {
+			w.leaveOut(sp, t)
+		}
 		w.fresh = append(w.fresh, t)
 		ask = append(ask, subjectOf(t))
 	}
@@ -558,9 +559,6 @@ func (w *watcher) tell(t *tracked) {
 	c := w.s.config()
 	t.untouchable, t.untouchableWhy = w.s.touchable(c, &t.conn, &t.own)
 	t.permit, t.exempt, t.why = w.s.permit(c, &t.conn, &t.own)
-	if t.hold != nil {
-		return // as good as gone; see letGo
-	}
 	w.in.Appeared = append(w.in.Appeared, verdict.Appeared{
 		Key: t.key, Local: t.conn.Local, Remote: t.conn.Remote, Permit: t.permit, Why: t.why, Owner: ownerWord(t.own.owner),
 	})
@@ -669,7 +667,7 @@ func (w *watcher) lookAround() error {
 
 // take has a connection looked at in this round.
 func (w *watcher) take(t *tracked) {
-	if t.round == w.round || t.forgotten || t.hold != nil || t.space.held >= maxHeldPerSpace {
+	if t.round == w.round || t.forgotten || t.hold != nil || t.space.closed {
 		return
 	}
 	t.round = w.round
@@ -701,6 +699,10 @@ func (w *watcher) lookAtTurn() error {
 			continue
 		}
 		if sp.careful { // those that are to be looked at alone come first
+			sp.careful = false
+			for _, t := range sp.conns {
+				sp.careful = sp.careful || t.alone
+			}
 			slices.SortFunc(sp.turn, func(a, b *tracked) int {
 				switch {
 				case a.alone == b.alone:
@@ -710,7 +712,6 @@ func (w *watcher) lookAtTurn() error {
 				}
 				return 1
 			})
-			sp.careful = len(sp.turn) == 0 || sp.turn[0].alone
 		}
 		for conns := sp.turn; len(conns) > 0; {
 			m := len(conns)
@@ -735,23 +736,23 @@ func (w *watcher) lookAtTurn() error {
 	return err
 }
 
-// lookAt makes the looks, and goes on without what holds it up.
+// lookAt makes the looks, up to one that holds it up: what comes after that is for the
+// next round, so that nobody waits for more than one of them.
 func (w *watcher) lookAt(looks []look, stops []stop) error {
-	for len(looks) > 0 {
-		done, free := w.away(stops)
-		for i := range done {
-			if err := w.takeLook(&looks[i], stops[i].err); err != nil {
-				return err
-			}
+	done, free := w.travellers.away(stops)
+	for i := range done {
+		if err := w.takeLook(&looks[i], stops[i].err); err != nil {
+			return err
 		}
-		if free == nil {
-			return nil
-		}
-		// These are the other goroutine's now.
-		w.ids, w.results, w.stops = nil, nil, nil
-		l := &looks[done]
-		w.heldUp(l.sp, l.conns, free)
-		looks, stops = looks[done+1:], slices.Clone(stops[done+1:])
+	}
+	if free == nil {
+		return nil
+	}
+	// These are the other goroutine's now.
+	w.ids, w.results, w.stops = nil, nil, nil
+	w.heldUp(looks[done].sp, looks[done].conns, free)
+	for _, l := range looks[done+1:] {
+		w.fresh = append(w.fresh, l.conns...)
 	}
 	return nil
 }

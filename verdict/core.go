@@ -90,6 +90,9 @@ func (c *Core) Step(in *Input) *Output {
 	for _, k := range in.Gone {
 		c.forget(k)
 	}
+	for i := range in.Held {
+		c.takeHeld(&in.Held[i])
+	}
 	for i := range in.Probes {
 		c.takeProbe(&in.Probes[i])
 	}
@@ -151,6 +154,7 @@ type conn struct {
 	segsIn        uint32
 	bytesIn       uint64
 	sampled       time.Duration // when it was last looked at; 0 is never
+	held          bool          // it cannot be looked at
 
 	// While something it sent is unanswered:
 	waiting    bool
@@ -292,6 +296,22 @@ func (c *Core) takeAppeared(a *Appeared) {
 		k.reap = notReaping // judged again under the new permit
 	}
 	k.permit, k.why, k.owner = a.Permit, a.Why, a.Owner
+}
+
+// takeHeld leaves a connection out, or takes it in again: what was seen of it is old.
+func (c *Core) takeHeld(h *Held) {
+	k := c.conns[h.Key]
+	if k == nil {
+		return
+	}
+	k.held = h.On
+	if k.held {
+		k.setWaiting(false)
+		k.setAsleep(0)
+		if k.reap == reapQueued {
+			k.reap = notReaping
+		}
+	}
 }
 
 // forget drops a connection, and what existed only for it.

@@ -37,6 +37,7 @@ type Input struct {
 	Appeared []Appeared   `json:"appeared,omitempty"`
 	Samples  []Sample     `json:"samples,omitempty"`
 	Gone     []ConnKey    `json:"gone,omitempty"`
+	Held     []Held       `json:"held,omitempty"`
 	Probes   []Probe      `json:"probes,omitempty"`
 	NextHops []NextHop    `json:"next_hops,omitempty"`
 	Others   []Others     `json:"others,omitempty"`
@@ -46,9 +47,17 @@ type Input struct {
 // Reset empties in for the next step and keeps its memory.
 func (in *Input) Reset() {
 	*in = Input{
-		Appeared: in.Appeared[:0], Samples: in.Samples[:0], Gone: in.Gone[:0], Probes: in.Probes[:0],
+		Appeared: in.Appeared[:0], Samples: in.Samples[:0], Gone: in.Gone[:0], Held: in.Held[:0], Probes: in.Probes[:0],
 		NextHops: in.NextHops[:0], Others: in.Others[:0], Reaped: in.Reaped[:0],
 	}
+}
+
+// Held says that a connection cannot be looked at from now on, since its process does
+// not let the kernel do so, or that it can again. Meanwhile others are judged without
+// it, and nothing is done about it.
+type Held struct {
+	Key ConnKey `json:"key"`
+	On  bool    `json:"on"`
 }
 
 // Permit says what may be done about a connection. The zero value is the careful

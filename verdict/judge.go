@@ -319,7 +319,7 @@ func (c *Core) seen(p *path, k *conn) bool {
 // some must not be refuted by another.
 func (c *Core) seenAll(p *path) bool {
 	for _, k := range p.conns {
-		if !c.seen(p, k) {
+		if !k.held && !c.seen(p, k) {
 			return false
 		}
 	}
@@ -406,7 +406,7 @@ func (c *Core) secondWitness(e *endpoint, by *path) bool {
 // reapPath condemns all connections of a path that is down.
 func (c *Core) reapPath(p *path) {
 	for _, k := range p.conns {
-		if k.reap != notReaping {
+		if k.reap != notReaping || k.held {
 			continue
 		}
 		ev := p.evidence

@@ -30,6 +30,7 @@ import (
 //	refuse A, accept A                connection requests are answered by a reset
 //	cut c.1, mend c.1                 this flow alone is dropped silently
 //	zero c.1, open c.1                the peer closes its window
+//	hold c.1, release c.1             it cannot be looked at, as its process holds its lock
 //	loss A 10%                        random loss in each direction
 //	bursts 1% 30ms 80ms               everything is lost in bursts of such lengths
 //	linkdown 10, linkup 10            the link of a namespace
@@ -280,7 +281,7 @@ func (s *script) do(line string) (err error) {
 		return s.expect(words[1:])
 	}
 	switch words[0] {
-	case "heal", "thaw", "accept", "mend", "open", "linkup", "flow", "light", "start":
+	case "heal", "thaw", "accept", "mend", "open", "linkup", "flow", "light", "start", "hold":
 	default:
 		s.mark()
 	}
@@ -295,7 +296,7 @@ func (s *script) fault(verb string, arg []string) error {
 	switch verb {
 	case "vanish", "heal", "freeze", "thaw", "refuse", "accept", "loss":
 		ep, err = s.ep(arg[0])
-	case "cut", "mend", "zero", "open":
+	case "cut", "mend", "zero", "open", "hold", "release":
 		c, err = s.conn(arg[0])
 	case "linkdown", "linkup", "gateway", "stall", "flow":
 		var n int
@@ -326,6 +327,9 @@ func (s *script) fault(verb string, arg []string) error {
 		c.cut = verb == "cut"
 	case "zero":
 		c.zero = true
+	case "hold", "release":
+		c.held = verb == "hold"
+		s.in.Held = append(s.in.Held, Held{c.key, c.held})
 	case "open":
 		c.zero, c.probes = false, 0
 		c.segsIn++

@@ -79,6 +79,7 @@ type simClient struct {
 }
 
 type simConn struct {
+	held   bool // its process does not let it be looked at
 	key    ConnKey
 	name   string
 	client *simClient
@@ -523,20 +524,27 @@ func (w *world) tick() {
 			// Discovery looks once a second, more often where something was reaped.
 			if w.tickNo%10 == 0 || w.hot[c.key.NS] > w.clock || w.tickNo < 3 {
 				w.introduce(c)
-				w.in.Samples = append(w.in.Samples, w.sample(c))
+				w.look(c)
 			}
 			continue
 		}
 		p := PathKey{c.key.NS, c.ep.addr}
 		perPath[p]++
 		if w.suspects[p] || full && (perPath[p] <= representatives || c.key.Cookie%5 == uint64(w.tickNo/2%5)) {
-			w.in.Samples = append(w.in.Samples, w.sample(c))
+			w.look(c)
 		}
 	}
 	w.in.Late = w.late
 	w.late = 0
 	w.step()
 	w.after(suspectGap, w.tick)
+}
+
+// look hands over a look at a connection, if it can be looked at.
+func (w *world) look(c *simConn) {
+	if !c.held {
+		w.in.Samples = append(w.in.Samples, w.sample(c))
+	}
 }
 
 func (w *world) introduce(c *simConn) {
@@ -564,7 +572,7 @@ func (w *world) soon(t time.Duration, look bool) {
 		if look {
 			for _, c := range w.conns {
 				if c.told && w.suspects[PathKey{c.key.NS, c.ep.addr}] {
-					w.in.Samples = append(w.in.Samples, w.sample(c))
+					w.look(c)
 				}
 			}
 		}
@@ -599,7 +607,7 @@ func (w *world) step() {
 	if len(out.Look) > 0 {
 		for _, c := range w.conns {
 			if c.told && slices.Contains(out.Look, PathKey{c.key.NS, c.ep.addr}) {
-				w.in.Samples = append(w.in.Samples, w.sample(c))
+				w.look(c)
 			}
 		}
 		w.soon(w.clock, false)

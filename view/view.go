@@ -110,7 +110,7 @@ type ArmState string
 // The states.
 const (
 	ArmDone    ArmState = "armed"   // redisguard has set its options
-	ArmLeft    ArmState = "left"    // its application has chosen stricter ones
+	ArmLeft    ArmState = "left"    // its application has chosen otherwise
 	ArmPlanned ArmState = "planned" // it would be armed, but for the mode
 	ArmWaiting ArmState = "waiting" // its process is not known yet, or it is not connected
 	ArmExempt  ArmState = "exempt"  // it is not to be touched

@@ -186,7 +186,7 @@ type ArmState string
 // The states.
 const (
 	ArmDone    ArmState = "armed"   // redisguard has set it
-	ArmLeft    ArmState = "left"    // its application has chosen stricter values
+	ArmLeft    ArmState = "left"    // its application has chosen otherwise; Why says more
 	ArmPlanned ArmState = "planned" // it would be set, but for the mode
 	ArmWaiting ArmState = "waiting" // its process is not known yet, or it is not connected
 	ArmExempt  ArmState = "exempt"  // not to be touched

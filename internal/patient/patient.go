@@ -17,21 +17,14 @@ import (
 type Run struct {
 	n     int
 	call  func(i int)
-	done  atomic.Int64
-	signs atomic.Int64 // of life, beside done
-	state atomic.Int32 // running, finished or givenUp: whoever comes first decides
+	at    atomic.Int64 // the call under way, n if all are made, -1-i if given up at i
+	signs atomic.Int64 // of life, beside at
 	ended chan struct{}
 }
 
-const (
-	running = iota
-	finished
-	givenUp
-)
-
 // New is a run of the calls 0 to n-1. What a call writes may be read by whoever awaits
 // the run once it counts as done, and by nobody but the call before: what belongs to
-// one that was given up stays its own for ever.
+// one that was given up stays its own until it has returned, see Ended.
 func New(n int, call func(i int)) *Run {
 	return &Run{n: n, call: call, ended: make(chan struct{})}
 }
@@ -40,24 +33,27 @@ func New(n int, call func(i int)) *Run {
 // up: then its goroutine is nobody's any more and should end.
 func (r *Run) Do() bool {
 	defer close(r.ended)
-	for i := range r.n {
-		if r.state.Load() == givenUp {
+	for i := range int64(r.n) {
+		r.call(int(i))
+		if !r.at.CompareAndSwap(i, i+1) {
 			return false
 		}
-		r.call(i)
-		r.done.Add(1)
 	}
-	return r.state.CompareAndSwap(running, finished)
+	return true
 }
 
 // Alive is for calls that may take long without being stuck: Await is patient from
 // the last Alive on.
 func (r *Run) Alive() { r.signs.Add(1) }
 
+// GivenUp says that nobody waits for the call under way any more: whatever it was about
+// to do should not be done, as nobody would hear of it.
+func (r *Run) GivenUp() bool { return r.at.Load() < 0 }
+
 // Await waits until all calls are made, ctx ends, or one takes longer than patience
 // (up to half as long again), and returns how many are made. If there are fewer than
 // there should be the run was given up, and is so from now on; the call of that number
-// is the one that did not return.
+// is the one that did not return, and none after it is made.
 func (r *Run) Await(ctx context.Context, patience time.Duration) (done int) {
 	look := time.NewTicker(patience / 2)
 	defer look.Stop()
@@ -65,12 +61,12 @@ func (r *Run) Await(ctx context.Context, patience time.Duration) (done int) {
 	for {
 		select {
 		case <-r.ended:
-			return int(r.done.Load())
+			return r.n
 		case <-ctx.Done():
 			return r.giveUp()
 		case <-look.C:
 		}
-		now := r.done.Load() + r.signs.Load()
+		now := r.at.Load() + r.signs.Load()
 		if now != before {
 			before, quiet = now, 0
 			continue
@@ -81,13 +77,14 @@ func (r *Run) Await(ctx context.Context, patience time.Duration) (done int) {
 	}
 }
 
-// giveUp returns how many calls are made: all, if the run has finished just now.
+// giveUp returns how many calls are made: all, if the last has returned just now.
 func (r *Run) giveUp() int {
-	n := int(r.done.Load())
-	if r.state.CompareAndSwap(running, givenUp) {
-		return min(n, r.n-1)
+	for {
+		now := r.at.Load()
+		if now >= int64(r.n) || r.at.CompareAndSwap(now, -1-now) {
+			return int(now)
+		}
 	}
-	return r.n
 }
 
 // Ended is closed when the goroutine that makes the calls has returned from the last.
