@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/redisguard/redisguard/config"
+	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/keepalive"
 	"github.com/redisguard/redisguard/netns"
 	"github.com/redisguard/redisguard/proc"
@@ -230,5 +231,59 @@ func TestAStaleJobIsNotDone(t *testing.T) {
 		if c.arm.asked || c.arm.state == view.ArmFailed {
 			t.Errorf("it is not asked for again: %+v", c.arm)
 		}
+	}
+}
+
+// That a right is missing is told once, however connections come and go, and that it is
+// over when nobody has been denied for a while, or arming is off.
+func TestDeniedIsToldOnce(t *testing.T) {
+	w := armWorld(3)
+	hub := event.NewHub(100)
+	w.s.opt.Hub = hub
+	types := func() (list []verdict.EventType) {
+		for _, r := range hub.Last(100) {
+			list = append(list, r.Type)
+		}
+		return list
+	}
+	denied := true
+	now := time.Second
+	rounds := func(n int) {
+		for range n {
+			now += time.Second
+			armRound(w, now, func(j *armJob) armResult {
+				if denied {
+					return armResult{job: j, err: keepalive.ErrNotPermitted}
+				}
+				return sockets{}.set(j)
+			})
+			for _, c := range w.conns {
+				if c.arm.again = 0; int(now/time.Second)%5 == 0 { // here is another one
+					c.arm = armed{}
+				}
+			}
+		}
+	}
+	rounds(100)
+	if got := types(); len(got) != 1 || got[0] != event.ArmFailed {
+		t.Errorf("told: %v", got)
+	}
+	denied = false
+	rounds(30)
+	if got := types(); len(got) != 1 {
+		t.Errorf("half a minute later: %v", got)
+	}
+	rounds(60)
+	if got := types(); len(got) != 2 || got[1] != event.ArmResumed {
+		t.Errorf("a minute and a half later: %v", got)
+	}
+	denied = true
+	rounds(10)
+	off := *w.s.config()
+	off.Arm.Mode = config.Off
+	w.s.conf.Store(&off)
+	rounds(1)
+	if got := types(); len(got) != 4 || got[3] != event.ArmResumed {
+		t.Errorf("denied again, and off: %v", got)
 	}
 }
