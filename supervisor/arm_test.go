@@ -72,10 +72,20 @@ func (w *world) timers() map[tcpstate.Timer]int {
 // it gets its error from the kernel even when the guard is gone right after.
 func TestAnArmedSubscriberOutlivesTheGuard(t *testing.T) {
 	w := newWorld(t)
-	d := startDaemon(t, daemonConfig{lines: []string{`tune.mode = "off"`, `arm.mode = "enforce"`, `arm.canary = false`}})
+	d := startDaemon(t, daemonConfig{lines: []string{`tune.mode = "off"`, `arm.mode = "enforce"`}})
 	sub := w.run(w.client, lab.Subscriber, w.redis.Addr(), 1)
 	blocked := w.blocked()
-	eventually(t, 10*time.Second, "both are armed", func() bool { return w.timers()[tcpstate.TimerKeepalive] == 2 })
+	eventually(t, 10*time.Second, "both are armed, one as a canary", func() bool {
+		plans, _, err := supervisor.PlanArming(w.ctx, supervisor.Options{Config: arming()})
+		must(t, err)
+		ends := map[time.Duration]int{}
+		for _, p := range plans {
+			if p.NS.Name == w.client.NSName {
+				ends[p.Now.Ends()]++
+			}
+		}
+		return ends[24*time.Second] == 1 && ends[25*time.Second] == 1
+	})
 	must(t, d.process.Signal(unix.SIGKILL))
 	must(t, w.server.Vanish())
 	lost := time.Now()
