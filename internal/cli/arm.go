@@ -85,11 +85,7 @@ func newJSONArm(p *supervisor.ArmPlan) jsonArm {
 	ns := cmp.Or(p.NS.ID.Cookie, p.NS.ID.Inode)
 	j := jsonArm{
 		ID: fmt.Sprintf("%d-%x", ns, p.TCP.Cookie), NamespaceID: fmt.Sprint(ns), Namespace: proc.Safe(p.NS.String()),
-		Local: p.TCP.Local.String(), Endpoint: p.TCP.Remote.String(), State: v1.ArmState(p.State), Why: p.Why, Canary: p.Canary,
-	}
-	if o := p.Owner; o != nil {
-		j.Process = &v1.Process{PID: o.Process.PID, Command: proc.Safe(o.Process.Comm), UID: p.TCP.UID, Unit: proc.Safe(o.Workload.Unit),
-			PodUID: o.Workload.PodUID, PodNamespace: proc.Safe(o.PodNamespace), PodName: proc.Safe(o.PodName), ContainerID: o.Workload.ContainerID}
+		Local: p.TCP.Local.String(), Endpoint: p.TCP.Remote.String(), Process: process(p.Owner, p.TCP.UID), State: v1.ArmState(p.State), Why: p.Why, Canary: p.Canary,
 	}
 	if p.Then.Idle != 0 {
 		j.Now, j.Then, j.idleNow, j.idleThen = p.Now.String(), p.Then.String(), p.Now.Ends(), p.Then.Ends()

@@ -62,15 +62,23 @@ func (c *connection) listed(now time.Time) listed {
 		l.Unacked, l.RetransmitsTotal, l.RTTMicros = int64(i.Unacked), int64(i.TotalRetrans), i.RTT.Microseconds()
 		l.ReceivedBytes, l.SegmentsIn, l.SegmentsOutOfData = int64(i.BytesReceived), int64(i.SegsIn), int64(i.DataSegsOut)
 	}
-	l.Process = &v1.Process{UID: c.UID}
+	l.Process = process(c.owner, c.UID)
 	if o := c.owner; o != nil {
-		l.Process = &v1.Process{
-			PID: o.Process.PID, Command: proc.Safe(o.Process.Comm), UID: c.UID, Unit: proc.Safe(o.Workload.Unit),
-			PodUID: o.Workload.PodUID, PodNamespace: proc.Safe(o.PodNamespace), PodName: proc.Safe(o.PodName), ContainerID: o.Workload.ContainerID,
-		}
 		l.Holders, l.Runtime = o.Holders, proc.Safe(o.Workload.Runtime)
 	}
 	return l
+}
+
+// process puts the owner of a user's connection, nil if it is not known, into the API's
+// words.
+func process(o *proc.Owner, uid uint32) *v1.Process {
+	if o == nil {
+		return &v1.Process{UID: uid}
+	}
+	return &v1.Process{
+		PID: o.Process.PID, Command: proc.Safe(o.Process.Comm), UID: uid, Unit: proc.Safe(o.Workload.Unit),
+		PodUID: o.Workload.PodUID, PodNamespace: proc.Safe(o.PodNamespace), PodName: proc.Safe(o.PodName), ContainerID: o.Workload.ContainerID,
+	}
 }
 
 // writeConnections writes the table.
