@@ -1,5 +1,6 @@
 # make test    everything, on a fresh Debian with Go (as root: installs what it needs)
 # make demo    shows the main job in under a minute (as root)
+# make e2e     targets end to end: the daemon beside real deployments that fail (as root, a minute)
 # make bench   measures what docs/benchmarks.md shows (as root, some 20 minutes)
 # make lint    gofmt, go vet, staticcheck
 # make fuzz    each fuzz test for FUZZTIME
@@ -11,7 +12,7 @@ FUZZTIME ?= 20s
 
 export CGO_ENABLED = 0
 
-.PHONY: build man test demo bench lint fuzz clean
+.PHONY: build man test e2e demo bench lint fuzz clean
 
 build:
 	$(GO) build -trimpath -o bin/redisguard ./cmd/redisguard
@@ -24,6 +25,11 @@ man: build
 test:
 	./lab/setup.sh test
 	$(GO) test -p 1 -count=1 -timeout 20m ./...
+
+# Apart from make test: each test runs a daemon that sees the whole node.
+e2e:
+	./lab/setup.sh test
+	$(GO) test -tags e2e -count=1 -timeout 10m -run 'Deployment|Hostile|VirtualAddress' ./supervisor/targets
 
 demo: build
 	./lab/setup.sh demo

@@ -2,11 +2,13 @@ package api
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,9 +19,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	v1 "github.com/redisguard/redisguard/api/v1"
+	"github.com/redisguard/redisguard/clusterview"
+	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/event"
+	"github.com/redisguard/redisguard/lab/labtest"
 	"github.com/redisguard/redisguard/proc"
 	"github.com/redisguard/redisguard/verdict"
+	"github.com/redisguard/redisguard/view"
 )
 
 func TestEveryRouteHasAnAccessRule(t *testing.T) {
@@ -111,6 +117,70 @@ func TestRefusals(t *testing.T) {
 }
 
 // A process with the cgroup of a pod sees its own, whatever network it is in.
+// The same address behind two interfaces of a namespace is two paths.
+func TestEndpointsByInterface(t *testing.T) {
+	n := node()
+	for i, iface := range []uint32{0, 3, 4} {
+		c := n.Connections[0]
+		c.Key.Cookie, c.TCP.Interface = uint64(10+i), iface
+		n.Connections = append(n.Connections, c)
+	}
+	w := serve(t, nil)
+	w.guard.node = n
+	w.hub.Publish(event.Event{Type: verdict.EndpointDown, NS: 1, Endpoint: n.Connections[0].TCP.Remote, Interface: 3, Text: "behind 3", Time: time.Now()})
+	_, text := w.from(as{}, "GET", w.read, "/v1/endpoints", "")
+	var got []string
+	for _, e := range into[[]v1.Endpoint](t, text) {
+		for _, p := range e.Paths {
+			got = append(got, fmt.Sprintf("%s of %s through %d: %d %s", e.Endpoint, p.Namespace, p.Interface, p.Connections, p.Health))
+		}
+	}
+	want := []string{
+		"10.0.0.9:6379 of host through 0: 2 up", "10.0.0.9:6379 of host through 3: 1 down", "10.0.0.9:6379 of host through 4: 1 up",
+		"10.0.0.9:6379 of cni-a through 0: 1 up", "10.0.0.8:6379 of host through 0: 1 up",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	_, text = w.from(as{}, "GET", w.read, "/v1/findings", "")
+	if f := into[[]v1.Finding](t, text); len(f) != 1 || f[0].Interface != 3 {
+		t.Errorf("findings %s", text)
+	}
+}
+
+// TestTargetsOfConnections: connections and endpoints have the name of their target, also an
+// endpoint that is down and has no connection left.
+func TestTargetsOfConnections(t *testing.T) {
+	n := node()
+	n.Connections[0].Target = "orders"
+	lost := netip.MustParseAddrPort("10.0.0.77:6379")
+	n.Targets = []view.Target{{Conf: &config.TargetSection{Name: "orders"}, Topology: &clusterview.Topology{
+		Nodes: []clusterview.Node{{ID: "a", Endpoints: []clusterview.Endpoint{{Addr: lost}}}},
+	}}}
+	w := serve(t, nil)
+	w.guard.node = n
+	w.hub.Publish(event.Event{Type: verdict.EndpointDown, NS: 1, Endpoint: lost, Text: "it is down", Time: time.Now()})
+	_, text := w.from(as{}, "GET", w.read, "/v1/endpoints", "")
+	for _, e := range into[[]v1.Endpoint](t, text) {
+		want := map[string]string{n.Connections[0].TCP.Remote.String(): "orders", lost.String(): "orders"}[e.Endpoint]
+		if e.Target != want {
+			t.Errorf("%s is of %q, want %q", e.Endpoint, e.Target, want)
+		}
+	}
+	_, text = w.from(as{}, "GET", w.read, "/v1/connections", "")
+	named := 0
+	for _, c := range into[[]v1.Connection](t, text) {
+		if c.Target == "orders" && c.Endpoint == n.Connections[0].TCP.Remote.String() {
+			named++
+		} else if c.Target != "" {
+			t.Errorf("%+v", c)
+		}
+	}
+	if named != 1 {
+		t.Errorf("%d connections have it, want 1: %s", named, text)
+	}
+}
+
 func TestAPodSeesItsOwn(t *testing.T) {
 	w := serve(t, nil)
 	w.guard.node = node()
@@ -201,10 +271,10 @@ func TestAPodSeesItsOwn(t *testing.T) {
 // the socket stays the host's, and so does its cookie.
 func TestASocketOfAnotherNamespaceOpensNothing(t *testing.T) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	must(t, err)
+	labtest.Must(t, err)
 	defer unix.Close(fd)
 	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	must(t, err)
+	labtest.Must(t, err)
 	w := serve(t, nil)
 	n := node()
 	n.Spaces[0].NS = verdict.NS(cookie)
@@ -261,13 +331,13 @@ func TestWhoMayAct(t *testing.T) {
 	}
 	// Without the group the socket's mode keeps others out before anything else.
 	st, err := os.Stat(w.admin)
-	must(t, err)
+	labtest.Must(t, err)
 	if st.Mode().Perm() != 0o660 {
 		t.Errorf("the admin socket has mode %v", st.Mode())
 	}
 }
 
-// Who keeps asking for what he may not have fills no log.
+// Repeated requests without access do not fill the log.
 func TestRefusalsAreBounded(t *testing.T) {
 	var log bytes.Buffer // written to under the handler's lock, read at the end
 	w := serve(t, func(o *Options) { o.Log = slog.New(slog.NewTextHandler(&log, nil)) }, func(s *Server) {
@@ -312,21 +382,21 @@ func TestAFloodOfConnectionsCostsLittle(t *testing.T) {
 	var open []net.Conn
 	for range 4 {
 		c, err := net.Dial("unix", w.read)
-		must(t, err)
+		labtest.Must(t, err)
 		defer c.Close()
 		open = append(open, c)
 	}
 	began := time.Now()
 	for range 1000 {
 		c, err := net.Dial("unix", w.read)
-		must(t, err)
+		labtest.Must(t, err)
 		b, _ := io.ReadAll(c)
 		if !strings.HasPrefix(string(b), "HTTP/1.1 429 ") {
 			t.Fatalf("got %q", b)
 		}
 		c.Close()
 	}
-	if n, most := looks.Load(), 4+2+int64(time.Since(began)/awayFor); n > most {
+	if n, most := looks.Load(), 4+2+int64(time.Since(began)/rejectedFor); n > most {
 		t.Errorf("%d close looks in %v, want %d at most", n, time.Since(began), most)
 	}
 	if c := w.Counters(); c.RefusedConnections != 1000 {
@@ -360,12 +430,12 @@ func TestListsThatNobodyReadsAreFew(t *testing.T) {
 	var open []net.Conn
 	for range answersEach {
 		c, err := net.Dial("unix", w.read)
-		must(t, err)
+		labtest.Must(t, err)
 		defer c.Close()
 		_, err = c.Write([]byte("GET /v1/connections HTTP/1.1\r\nHost: x\r\n\r\n"))
-		must(t, err)
+		labtest.Must(t, err)
 		_, err = c.Read(make([]byte, 1)) // it has begun
-		must(t, err)
+		labtest.Must(t, err)
 		open = append(open, c)
 	}
 	if status, text := w.get("/v1/endpoints"); status != 429 || into[v1.ErrorBody](t, text).Error.Kind != v1.KindTooMany {
@@ -403,7 +473,7 @@ func TestASightIsBounded(t *testing.T) {
 // that has ended is.
 func TestWhoIsNotKnownSeesTheLeast(t *testing.T) {
 	who, err := newIdentifier(proc.FS{}, -1)
-	must(t, err)
+	labtest.Must(t, err)
 	who.fs.Proc = t.TempDir()
 	w := serve(t, nil, func(s *Server) { s.identify = who.identify })
 	w.guard.node = node()
@@ -429,6 +499,13 @@ func TestHealth(t *testing.T) {
 	}
 	w.guard.mu.Lock()
 	w.guard.node = node()
+	w.guard.node.Looked = false
+	w.guard.mu.Unlock()
+	if status, _ := w.get("/readyz"); status != 503 {
+		t.Errorf("ready while the first look goes on: %d", status)
+	}
+	w.guard.mu.Lock()
+	w.guard.node.Looked = true
 	w.guard.mu.Unlock()
 	if status, _ := w.get("/readyz"); status != 200 {
 		t.Errorf("not ready: %d", status)
@@ -452,7 +529,7 @@ func FuzzQuery(f *testing.F) {
 		if err != nil {
 			return
 		}
-		w, err := parseWish(q)
+		w, err := parseFilter(q)
 		if err != nil {
 			return
 		}

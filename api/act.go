@@ -14,8 +14,8 @@ import (
 // actWithin is how long an act may take.
 const actWithin = 5 * time.Second
 
-// acting notes who acts, whatever comes of it: the audit file has what was done,
-// the log who asked.
+// acting notes which peer acts, whatever comes of it: the audit file has what was done,
+// the log which peer asked.
 func (s *Server) acting(r *request, what string, attrs ...any) {
 	p := r.peer
 	s.opt.Log.Warn("asked on the admin socket: "+what, append(attrs, "pid", p.pid, "uid", p.uid, "comm", p.comm, "cgroup", p.cgrp)...)

@@ -1,8 +1,8 @@
 // Package api serves what the guard knows, and takes what it is asked to do, over
-// two Unix sockets: one to read, which anybody may open and on which everybody
+// two Unix sockets: one to read, which every user may open and on which each
 // sees what is his, and one to act, for root on the host and a configured group.
 //
-// It is HTTP/1.1 and JSON, in the words of package api/v1. Whoever asks may be
+// It is HTTP/1.1 and JSON, in the words of package api/v1. A client may be
 // hostile (a pod may have the read socket mounted), so everything is bounded:
 // connections, streams and requests for each peer and in total, sizes, and the
 // time that anything may take. Event streams cost neither a goroutine nor a queue
@@ -35,6 +35,8 @@ type Source interface {
 	// Info fills in what of a status does not depend on who asks: version,
 	// jobs, settings, capabilities, counters of the guard.
 	Info() v1.Status
+	// Wake has a target asked about for a while, since somebody wants to know.
+	Wake(target string)
 }
 
 // Actor does what is asked for on the admin socket.
@@ -100,7 +102,7 @@ type socket struct {
 // would serve a thousand subscribers with half of what it has.
 const writers = 2
 
-// New binds the sockets, so that whoever starts after us finds them. The error
+// New binds the sockets, so that a later start finds them. The error
 // wraps ErrInUse if another daemon serves one of them.
 func New(opt Options) (*Server, error) {
 	s := &Server{opt: opt, heartbeat: heartbeatEvery, news: make(chan struct{}, 1), version: opt.Source.Info().Version}
@@ -210,7 +212,7 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, sh := range s.streams {
 		wg.Go(func() { sh.run(ctx) })
 	}
-	wg.Go(func() { s.tellWriters(ctx) })
+	wg.Go(func() { s.notifyWriters(ctx) })
 	for _, sock := range s.sockets {
 		h := &http.Server{
 			Handler:           sock.handler,
@@ -249,7 +251,7 @@ func (s *Server) Run(ctx context.Context) error {
 	return nil
 }
 
-// published is called by whoever publishes. Waking another thread costs more than
+// published is called at each publish. Waking another thread costs more than
 // all the rest of publishing, so it is left to a goroutine, and that rests for a
 // moment after each time: of events in quick succession only one in some pays for a
 // wake-up at all.
@@ -260,11 +262,11 @@ func (s *Server) published() {
 	}
 }
 
-// tellRest is the rest.
-const tellRest = 5 * time.Millisecond
+// notifyRest is the rest.
+const notifyRest = 5 * time.Millisecond
 
-// tellWriters has the writers look for news.
-func (s *Server) tellWriters(ctx context.Context) {
+// notifyWriters has the writers look for news.
+func (s *Server) notifyWriters(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -279,7 +281,7 @@ func (s *Server) tellWriters(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(tellRest):
+		case <-time.After(notifyRest):
 		}
 	}
 }

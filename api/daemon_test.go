@@ -21,6 +21,7 @@ import (
 
 	v1 "github.com/redisguard/redisguard/api/v1"
 	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/lab/labtest"
 )
 
 const labPort = 16380
@@ -49,7 +50,7 @@ func startDaemon(t *testing.T) *daemon {
 		t.Fatalf("%v: %s", err, out)
 	}
 	l, err := lab.New(lab.Config{Prefix: "rga"})
-	must(t, err)
+	labtest.Must(t, err)
 	t.Cleanup(func() {
 		if err := l.Close(); err != nil {
 			t.Errorf("cannot close the lab: %v", err)
@@ -58,13 +59,14 @@ func startDaemon(t *testing.T) *daemon {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	t.Cleanup(cancel)
 	d.server, err = l.Server("a")
-	must(t, err)
+	labtest.Must(t, err)
 	client, err := l.Client("c")
-	must(t, err)
+	labtest.Must(t, err)
 	redis, err := d.server.Redis(ctx, lab.RedisConfig{Port: labPort})
-	must(t, err)
+	labtest.Must(t, err)
 	d.endpoint = redis.Addr().String()
-	must(t, os.WriteFile(d.config, fmt.Appendf(nil, "profile = \"fast\"\n[watch]\nports = [%d]\nmode = \"enforce\"\n[audit]\nfile = %q\n", labPort, d.audit), 0o600))
+	labtest.Must(t, os.WriteFile(d.config, fmt.Appendf(nil, "profile = \"fast\"\n[watch]\nports = [%d]\nmode = \"enforce\"\n[audit]\nfile = %q\n[[target]]\nname = \"orders\"\nseeds = [\"%v\"]\n",
+		labPort, d.audit, labtest.LoopbackRedis(t)), 0o600))
 	script := `set -e
 for d in redisguard redisguard-admin redisguard-state; do mkdir -p /run/$d; mount -t tmpfs tmpfs /run/$d; done
 exec "$0" run --config "$1"`
@@ -72,7 +74,7 @@ exec "$0" run --config "$1"`
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var log bytes.Buffer
 	cmd.Stderr = &log
-	must(t, cmd.Start())
+	labtest.Must(t, cmd.Start())
 	d.pid = cmd.Process.Pid
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
@@ -93,8 +95,8 @@ exec "$0" run --config "$1"`
 	// Those that are made before their eyes are known at once, however busy the
 	// node is otherwise.
 	d.client, err = client.Client(ctx, lab.ClientConfig{Kind: lab.Writer, Addr: redis.Addr(), Conns: 3, Interval: 20 * time.Millisecond})
-	must(t, err)
-	must(t, d.client.Ready(ctx))
+	labtest.Must(t, err)
+	labtest.Must(t, d.client.Ready(ctx))
 	d.until("it knows three connections that it may reap", func() bool {
 		st, ok := d.status()
 		return ok && st.Counts.Reapable == 3
@@ -121,21 +123,21 @@ func (d *daemon) status() (st v1.Status, ok bool) {
 	return st, json.NewDecoder(res.Body).Decode(&st) == nil && st.Counts != nil
 }
 
-// ask makes a request, holds the answer against the contract, and returns it.
+// admit makes a request, holds the answer against the contract, and returns it.
 func (d *daemon) ask(method, socket, path, body string, want int, headers ...string) string {
 	d.t.Helper()
 	ctx, cancel := context.WithTimeout(d.t.Context(), 10*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, "http://redisguard"+path, strings.NewReader(body))
-	must(d.t, err)
+	labtest.Must(d.t, err)
 	for i := 0; i+1 < len(headers); i += 2 {
 		req.Header.Set(headers[i], headers[i+1])
 	}
 	res, err := dialer(socket).Do(req)
-	must(d.t, err)
+	labtest.Must(d.t, err)
 	defer res.Body.Close()
 	b, err := io.ReadAll(res.Body)
-	must(d.t, err)
+	labtest.Must(d.t, err)
 	if res.StatusCode != want {
 		d.t.Errorf("%s %s: status %d, want %d: %s", method, path, res.StatusCode, want, b)
 	}
@@ -237,7 +239,7 @@ func TestDaemon(t *testing.T) {
 	}
 	d.ask("POST", d.admin, "/v1/reap", `{`+one+`}`, 404)
 	audit, err := os.ReadFile(d.audit)
-	must(t, err)
+	labtest.Must(t, err)
 	if !strings.Contains(string(audit), fmt.Sprintf(`"peer":{"pid":%d,"uid":0,`, os.Getpid())) {
 		t.Errorf("who asked is not in the audit file:\n%s", audit)
 	}
@@ -267,28 +269,49 @@ func TestDaemon(t *testing.T) {
 		t.Errorf("reloaded %+v", r)
 	}
 	good, err := os.ReadFile(d.config)
-	must(t, err)
-	must(t, os.WriteFile(d.config, append(slices.Clone(good), "[reap]\nrate = -1\n"...), 0o600))
+	labtest.Must(t, err)
+	labtest.Must(t, os.WriteFile(d.config, append(slices.Clone(good), "\n[reap]\nrate = -1\n"...), 0o600))
 	if text := d.ask("POST", d.admin, "/v1/reload", "", 422); !strings.Contains(text, "reap.rate") {
 		t.Errorf("refused with %s", text)
 	}
 	if f := into[[]v1.Finding](t, d.ask("GET", d.read, "/v1/findings", "", 200)); len(f) != 1 || f[0].Code != v1.CodeConfigRefused {
 		t.Errorf("findings are %+v", f)
 	}
-	must(t, os.WriteFile(d.config, append(slices.Clone(good), "[reap]\nrate = 100\n"...), 0o600))
+	labtest.Must(t, os.WriteFile(d.config, append(slices.Clone(good), "\n[reap]\nrate = 100\n"...), 0o600))
 	d.ask("POST", d.admin, "/v1/reload", "", 200)
 	d.until("who asked for the reload is in the audit file", func() bool {
 		audit, err := os.ReadFile(d.audit)
-		must(t, err)
+		labtest.Must(t, err)
 		return regexp.MustCompile(`"type":"config.changed".*"peer":\{"pid":` + strconv.Itoa(os.Getpid())).Match(audit)
 	})
 	d.until("the finding is over", func() bool {
 		return len(into[[]v1.Finding](t, d.ask("GET", d.read, "/v1/findings", "", 200))) == 0
 	})
 
+	// A target.
+	d.ask("GET", d.read, "/v1/targets/nosuch", "", 404)
+	d.until("the target is known", func() bool {
+		list := into[[]v1.Target](t, d.ask("GET", d.read, "/v1/targets", "", 200))
+		return len(list) == 1 && list[0].Name == "orders" && list[0].State == v1.TargetUp
+	})
+	target := into[v1.Target](t, d.ask("GET", d.read, "/v1/targets/orders", "", 200))
+	if target.Type != v1.TargetStandalone || len(target.Nodes) != 1 || target.Nodes[0].Role != v1.RolePrimary || target.Nodes[0].RunID == "" {
+		t.Errorf("the target is %+v", target)
+	}
+	if line := d.ask("GET", d.read, "/v1/targets/orders/primary", "", 200); !strings.HasPrefix(line, target.Nodes[0].Endpoints[0]+" ") {
+		t.Errorf("its primary is %q", line)
+	}
+	d.ask("GET", d.read, "/v1/targets/orders/slots", "", 400)
+	if s := into[v1.SlotOwner](t, d.ask("GET", d.read, "/v1/targets/orders/slots?key=%7Bfoo%7Dbar", "", 200)); s.Slot != 12182 || s.Node == nil {
+		t.Errorf("the owner is %+v", s)
+	}
+	if x := into[v1.Explanation](t, d.ask("GET", d.read, "/v1/explain/orders", "", 200)); x.Kind != "target" || x.Target == nil {
+		t.Errorf("the explanation is %+v", x)
+	}
+
 	// An outage.
 	next(v1.EventConfigChanged)
-	must(t, d.server.Vanish())
+	labtest.Must(t, d.server.Vanish())
 	down := next(v1.EventEndpointDown)
 	if down.Endpoint != d.endpoint || down.Evidence == nil || down.Evidence.Rule != "down" || down.Namespace != "rga-c" {
 		t.Errorf("the event is %+v", down)
@@ -299,7 +322,7 @@ func TestDaemon(t *testing.T) {
 	if len(eps) != 1 || eps[0].Health != v1.EndpointDown || eps[0].Since == nil || eps[0].Paths[0].Finding != "f"+strconv.FormatUint(down.Seq, 10) {
 		t.Errorf("endpoints are %+v", eps)
 	}
-	must(t, d.server.Return())
+	labtest.Must(t, d.server.Return())
 	next(v1.EventEndpointUp)
 	back := next(v1.EventConnectionRecovered)
 	everything()
@@ -345,7 +368,7 @@ func TestDaemon(t *testing.T) {
 func TestWalkThrough(t *testing.T) {
 	d := startDaemon(t)
 	doc, err := os.ReadFile("../docs/api.md")
-	must(t, err)
+	labtest.Must(t, err)
 	blocks := regexp.MustCompile("(?s)```console\n(.*?)```").FindAllStringSubmatch(string(doc), -1)
 	if len(blocks) < 8 {
 		t.Fatalf("only %d blocks", len(blocks))
@@ -390,14 +413,14 @@ func TestSocketActivation(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	config := filepath.Join(dir, "config.toml")
-	must(t, os.WriteFile(config, fmt.Appendf(nil, "[watch]\nports = [%d]\n[api]\nsocket = \"/nonexistent/s\"\nadmin_socket = \"\"\n", labPort), 0o600))
+	labtest.Must(t, os.WriteFile(config, fmt.Appendf(nil, "[watch]\nports = [%d]\n[api]\nsocket = \"/nonexistent/s\"\nadmin_socket = \"\"\n", labPort), 0o600))
 	path := filepath.Join(dir, "given")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	must(t, err)
+	labtest.Must(t, err)
 	l.SetUnlinkOnClose(false)
 	defer l.Close()
 	f, err := l.File()
-	must(t, err)
+	labtest.Must(t, err)
 	defer f.Close()
 	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0" run --config "$1"`, program, config)
 	cmd.ExtraFiles = []*os.File{f}
@@ -405,7 +428,7 @@ func TestSocketActivation(t *testing.T) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var log bytes.Buffer
 	cmd.Stderr = &log
-	must(t, cmd.Start())
+	labtest.Must(t, cmd.Start())
 	status := 0
 	for deadline := time.Now().Add(10 * time.Second); status != 200 && time.Now().Before(deadline); {
 		if res, err := dialer(path).Get("http://x/readyz"); err == nil {
@@ -413,8 +436,8 @@ func TestSocketActivation(t *testing.T) {
 			res.Body.Close()
 		}
 	}
-	must(t, cmd.Process.Signal(syscall.SIGTERM))
-	must(t, cmd.Wait())
+	labtest.Must(t, cmd.Process.Signal(syscall.SIGTERM))
+	labtest.Must(t, cmd.Wait())
 	if status != 200 {
 		t.Errorf("status %d\n%s", status, log.String())
 	}

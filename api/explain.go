@@ -33,6 +33,7 @@ type story struct {
 	pid      int
 	endpoint bool // whether the path counts
 	path     verdict.PathKey
+	target   string // of the path, or whose story it is
 	from, to time.Time
 }
 
@@ -50,7 +51,7 @@ func (s *Server) explain(w http.ResponseWriter, r *request) {
 		fail(w, http.StatusNotFound, v1.KindNotFound, fmt.Sprintf("there is no finding, connection or event %.60q (any more)", r.id))
 		return
 	}
-	what.tell(out, all, see, s.opt.Hub.Epoch())
+	what.render(out, all, see, s.opt.Hub.Epoch())
 	if out.Summary == "" && len(out.Story) > 0 {
 		out.Summary = out.Story[0].Text
 	}
@@ -92,7 +93,7 @@ func (s *Server) find(id string, n *view.Node, snap *event.Snapshot, all []*even
 	}
 	key, err := view.ParseConnID(id)
 	if err != nil {
-		return nil, nil
+		return s.findTarget(out, n, all, see)
 	}
 	out.Kind = "connection"
 	found := byConnection(snap.Open)
@@ -105,7 +106,7 @@ func (s *Server) find(id string, n *view.Node, snap *event.Snapshot, all []*even
 			if tune := n.Spaces[c.Space].Tune; tune != nil {
 				out.Kernel = tune.Meaning
 			}
-			st = &story{ns: key.NS, cookie: key.Cookie, path: verdict.PathKey{NS: key.NS, Endpoint: c.TCP.Remote}, endpoint: true, from: n.At, to: n.At}
+			st = &story{ns: key.NS, cookie: key.Cookie, path: c.Path(), endpoint: true, target: c.Target, from: n.At, to: n.At}
 			if c.Owner != nil {
 				st.pid = c.Owner.Process.PID
 			}
@@ -132,6 +133,30 @@ func (s *Server) find(id string, n *view.Node, snap *event.Snapshot, all []*even
 	return out, st
 }
 
+// findTarget tells the story of a target: all that the hub still has of it.
+func (s *Server) findTarget(out *v1.Explanation, n *view.Node, all []*event.Record, see *sight) (*v1.Explanation, *story) {
+	for i := range n.Targets {
+		t := &n.Targets[i]
+		if t.Conf.Name != out.ID || !see.target(t.Conf.Name) {
+			continue
+		}
+		w := wireTarget(n, t, see)
+		out.Kind, out.Target = "target", &w
+		out.Summary = fmt.Sprintf("%s is %s", w.Name, w.State)
+		if w.Why != "" {
+			out.Summary += ": " + w.Why
+		}
+		st := &story{target: w.Name, from: n.At, to: n.At}
+		for _, e := range all {
+			if e.Target == w.Name && e.Time.Before(st.from) {
+				st.from = e.Time
+			}
+		}
+		return out, st
+	}
+	return nil, nil
+}
+
 // eventNumber reads a cursor of ours, or a bare number.
 func (s *Server) eventNumber(id string) (uint64, bool) {
 	if c, err := event.ParseCursor(id); err == nil && c.Epoch == s.opt.Hub.Epoch() {
@@ -142,17 +167,17 @@ func (s *Server) eventNumber(id string) (uint64, bool) {
 }
 
 func about(e *event.Event) *story {
-	st := &story{ns: e.NS, cookie: e.Cookie, path: verdict.PathKey{NS: e.NS, Endpoint: e.Endpoint}, endpoint: e.Endpoint.IsValid(), from: e.Time, to: e.Time}
+	st := &story{ns: e.NS, cookie: e.Cookie, path: e.Path(), endpoint: e.Endpoint.IsValid(), target: e.Target, from: e.Time, to: e.Time}
 	if e.Connection != nil {
 		st.pid = e.Connection.PID
 	}
 	return st
 }
 
-// tell writes the steps: what happened to the connection itself, whenever; what
+// render writes the steps: what happened to the connection itself, whenever; what
 // happened on its path around then; what became of its client; and what held us
 // back. Without a connection it is about all of the path.
-func (st *story) tell(out *v1.Explanation, all []*event.Record, see *sight, epoch string) {
+func (st *story) render(out *v1.Explanation, all []*event.Record, see *sight, epoch string) {
 	from, to := st.from.Add(-storyBefore), st.to.Add(storyAfter)
 	for _, r := range all {
 		e := &r.Event
@@ -161,7 +186,7 @@ func (st *story) tell(out *v1.Explanation, all []*event.Record, see *sight, epoc
 		}
 		w := wireEvent(e, epoch, see.form())
 		out.Story = append(out.Story, v1.Step{
-			Part: parts[e.Type], Time: w.Time, Type: w.Type, Text: w.Text, Cursor: w.Cursor, Evidence: w.Evidence, Outcome: w.Outcome, TookMs: w.TookMs,
+			Part: v1.Part(event.Of(e.Type).Part), Time: w.Time, Type: w.Type, Level: w.Level, Text: w.Text, Cursor: w.Cursor, Evidence: w.Evidence, Outcome: w.Outcome, TookMs: w.TookMs,
 		})
 	}
 	slices.SortStableFunc(out.Story, func(a, b v1.Step) int { return cmp.Or(a.Time.Compare(b.Time)) })
@@ -181,18 +206,19 @@ func (st *story) belongs(e *event.Event, from, to time.Time) bool {
 	if e.Time.Before(from) || e.Time.After(to) {
 		return false
 	}
-	switch e.Type {
-	case verdict.EndpointSuspect, verdict.EndpointDown, verdict.EndpointUp:
-		return st.endpoint && e.NS == st.path.NS && e.Endpoint == st.path.Endpoint
-	case verdict.GuardDoubt, verdict.GuardDoubtOver,
-		event.NamespaceTuned, event.NamespaceRestored, event.NamespaceDrift, event.NamespaceDriftOver, event.TuneFailed, event.TuneResumed:
+	switch event.Of(e.Type).Story {
+	case event.OfPath:
+		return st.endpoint && e.Path() == st.path
+	case event.OfNamespace:
 		return e.NS == st.ns
-	case verdict.ConnectionRecovered:
+	case event.OfProcess:
 		// Its own cookie is that of the client's new connection.
 		return e.NS == st.ns && (st.cookie == 0 || e.Connection != nil && e.Connection.PID == st.pid)
-	case verdict.ClientNotBack:
+	case event.OfClients:
 		return e.NS == st.ns && e.Endpoint == st.path.Endpoint
-	case verdict.GuardBreaker, event.ModeChanged, event.ArmFailed, event.ArmResumed:
+	case event.OfTarget:
+		return st.target != "" && e.Target == st.target
+	case event.OfEverything:
 		return true
 	}
 	if st.cookie != 0 {
@@ -201,16 +227,5 @@ func (st *story) belongs(e *event.Event, from, to time.Time) bool {
 	if !st.endpoint {
 		return st.ns != 0 && e.NS == st.ns
 	}
-	return e.NS == st.path.NS && e.Endpoint == st.path.Endpoint
-}
-
-// parts is where each type of event stands in a story.
-var parts = map[verdict.EventType]v1.Part{
-	verdict.EndpointSuspect: v1.PartSeen, verdict.EndpointDown: v1.PartJudged, verdict.EndpointUp: v1.PartAfter,
-	verdict.ConnectionStalled: v1.PartSeen, verdict.ConnectionHeard: v1.PartAfter, verdict.ConnectionGone: v1.PartAfter,
-	verdict.ConnectionJudged: v1.PartJudged, verdict.ConnectionReaped: v1.PartDone, verdict.ConnectionRecovered: v1.PartAfter,
-	verdict.ClientNotBack: v1.PartAfter, verdict.GuardDoubt: v1.PartJudged, verdict.GuardDoubtOver: v1.PartJudged, verdict.GuardBreaker: v1.PartJudged,
-	event.ModeChanged: v1.PartDone, event.ConfigChanged: v1.PartDone, event.ConfigRefused: v1.PartSeen,
-	event.NamespaceTuned: v1.PartDone, event.NamespaceRestored: v1.PartDone, event.NamespaceDrift: v1.PartSeen, event.NamespaceDriftOver: v1.PartAfter,
-	event.TuneFailed: v1.PartJudged, event.TuneResumed: v1.PartAfter, event.ArmFailed: v1.PartJudged, event.ArmResumed: v1.PartAfter,
+	return e.Path() == st.path
 }

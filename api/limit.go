@@ -35,7 +35,7 @@ func (l Limits) filled() Limits {
 const (
 	// Requests of one guest: so many at once, and a second. A request for a long
 	// list counts as more than one, see cost. Root on the host may do all of this
-	// in other ways, and is not held up.
+	// in other ways, and does not wait.
 	requestBurst = 100
 	requestRate  = 50
 	// refusedPause is how long the refusal of a request beyond them takes.
@@ -95,7 +95,7 @@ func (s *Server) Counters() Counters {
 	}
 }
 
-// guests keeps account of who uses how much.
+// guests keeps account of how much each guest uses.
 type guests struct {
 	limits Limits
 	counts *counters
@@ -107,7 +107,7 @@ type guests struct {
 	swept   time.Time
 }
 
-// account is what a guest has open, and what he may ask still.
+// account is what a guest has open, and how many requests are left.
 type account struct {
 	connections, streams, answers int
 	tokens                        float64
@@ -210,8 +210,8 @@ func (g *guests) accounts(a *account, foreign bool) []*account {
 // unbound says that a peer may ask as much as it likes: root on the host.
 func (p *peer) unbound() bool { return p.uid == 0 && p.scope == v1.ScopeHost }
 
-// ask says whether the peer may make a request now.
-func (g *guests) ask(p *peer) bool {
+// admit says whether the peer may make a request now.
+func (g *guests) admit(p *peer) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	a := g.account(p)
@@ -254,33 +254,33 @@ func (g *guests) cost(p *peer, n int) {
 	a.tokens = max(a.tokens-float64(n)/500, -10*requestBurst)
 }
 
-// guarded is a listener that finds out who comes, and turns away who has too much.
+// guarded is a listener that identifies each peer, and turns away those with too much open.
 type guarded struct {
 	*net.UnixListener
 	server *Server
 	admin  bool
-	// away are processes that were turned away, and until when they are without a
+	// rejected are processes that were turned away, and until when they are without a
 	// closer look: that costs ten times as much as the rest. It is Accept's alone.
-	away map[int32]time.Time
+	rejected map[int32]time.Time
 }
 
 const (
-	awayFor = 100 * time.Millisecond
-	maxAway = 1024
+	rejectedFor = 100 * time.Millisecond
+	maxRejected = 1024
 )
 
-// isAway says whether the process that has connected was turned away a moment ago.
-func (l *guarded) isAway(pid int32) bool {
-	until, ok := l.away[pid]
+// isRejected says whether the process that has connected was turned away a moment ago.
+func (l *guarded) isRejected(pid int32) bool {
+	until, ok := l.rejected[pid]
 	return ok && time.Now().Before(until)
 }
 
-// sendAway notes that it was.
-func (l *guarded) sendAway(pid int32) {
-	if l.away == nil || len(l.away) >= maxAway {
-		l.away = map[int32]time.Time{}
+// noteRejected notes that it was.
+func (l *guarded) noteRejected(pid int32) {
+	if l.rejected == nil || len(l.rejected) >= maxRejected {
+		l.rejected = map[int32]time.Time{}
 	}
-	l.away[pid] = time.Now().Add(awayFor)
+	l.rejected[pid] = time.Now().Add(rejectedFor)
 }
 
 // peerPID is the process that has connected, 0 if it cannot be told.
@@ -307,8 +307,8 @@ func (g *guest) Close() error {
 	return g.UnixConn.Close()
 }
 
-// turnedAway is the answer to a connection too many: nobody reads its request.
-const turnedAway = "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 71\r\n\r\n" +
+// rejection is the answer to a connection too many: its request is not read.
+const rejection = "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 71\r\n\r\n" +
 	`{"error":{"kind":"too_many","message":"too many connections are open"}}`
 
 // Accept gives the connections that are let in.
@@ -319,32 +319,32 @@ func (l *guarded) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		pid := peerPID(c)
-		if pid != 0 && l.isAway(pid) {
+		if pid != 0 && l.isRejected(pid) {
 			l.server.counts.refusedConnections.Add(1)
-			turnAway(c)
+			reject(c)
 			continue
 		}
 		p := l.server.identify(c)
 		if l.admin {
-			// On the account of those who may act there is nobody else.
+			// The account of those that may act is theirs alone.
 			p.guest = "refused on the admin socket"
 			if p.admin {
 				p.guest, p.scope = "admin", v1.ScopeHost
 			}
 		}
 		if !l.server.guests.enter(p) {
-			l.sendAway(pid)
-			turnAway(c)
+			l.noteRejected(pid)
+			reject(c)
 			continue
 		}
 		return &guest{UnixConn: c, peer: p, leave: sync.OnceFunc(func() { l.server.guests.leave(p) })}, nil
 	}
 }
 
-func turnAway(c *net.UnixConn) {
+func reject(c *net.UnixConn) {
 	if raw, err := c.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) {
-			_, _ = unix.SendmsgN(int(fd), []byte(turnedAway), nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+			_, _ = unix.SendmsgN(int(fd), []byte(rejection), nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		})
 	}
 	c.Close()

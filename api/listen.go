@@ -30,7 +30,7 @@ type site struct {
 func place(path string, admin bool, group int) site {
 	switch {
 	case !admin:
-		// Everybody may connect; what he sees is decided for each.
+		// Every user may connect; what a peer may see is decided per peer.
 		return site{path: path, lock: path + ".lock", mode: 0o666, dirMode: 0o755, group: -1}
 	case group >= 0:
 		return site{path: path, lock: path + ".lock", mode: 0o660, dirMode: 0o750, group: group}
@@ -41,7 +41,7 @@ func place(path string, admin bool, group int) site {
 
 // bind listens at a path. A socket that a dead daemon has left is replaced, a
 // living one's is not; ours says whether one may be that of a daemon. Mode and group
-// are right from the first instant at which anybody can connect: the socket is made
+// are right from the first instant at which a peer can connect: the socket is made
 // under another name and moved.
 func bind(at site, ours func(*net.UnixConn) bool) (*net.UnixListener, func(), error) {
 	l, release, err := tryBind(at, ours)
@@ -94,7 +94,7 @@ func tryBind(at site, ours func(*net.UnixConn) bool) (*net.UnixListener, func(),
 	case st.Mode().Type() != fs.ModeSocket:
 		return nil, nil, fmt.Errorf("there is something that is no socket (%v)", st.Mode().Type())
 	default:
-		// Somebody who takes no locks may serve it.
+		// A program that takes no locks may serve it.
 		if c, err := net.DialTimeout("unix", at.path, time.Second); err == nil {
 			living := ours(c.(*net.UnixConn))
 			c.Close()

@@ -22,12 +22,12 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	v1 "github.com/redisguard/redisguard/api/v1"
 	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/lab/labtest"
 	"github.com/redisguard/redisguard/proc"
 	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/verdict"
@@ -52,7 +52,7 @@ func TestMain(m *testing.M) {
 		child(strings.Fields(what))
 		os.Exit(0)
 	}
-	goleak.VerifyTestMain(m)
+	labtest.Main(m)
 }
 
 // moveEnv has the child make its socket first, and then go into a network namespace
@@ -143,6 +143,7 @@ func dialer(path string) *http.Client {
 
 // fake is a guard that knows what a test tells it.
 type fake struct {
+	woken sync.Map // targets
 	mu    sync.Mutex
 	node  view.Node
 	asked []view.Reap
@@ -162,6 +163,8 @@ func (f *fake) View(ctx context.Context) (*view.Node, error) {
 	n.At = time.Now()
 	return &n, nil
 }
+
+func (f *fake) Wake(target string) { f.woken.Store(target, true) }
 
 func (f *fake) Info() v1.Status {
 	return v1.Status{Version: "test", Jobs: []v1.Job{{Name: "watch", Mode: v1.ModeObserve}}, Ports: []int{6379}, Counters: &v1.Counters{}}
@@ -210,8 +213,8 @@ func serve(t *testing.T, change func(*Options), more ...func(*Server)) *world {
 	t.Helper()
 	dir := t.TempDir()
 	w := &world{t: t, guard: &fake{}, hub: event.NewHub(4096), read: filepath.Join(dir, "r", "s"), admin: filepath.Join(dir, "a", "s")}
-	must(t, os.Chmod(filepath.Dir(dir), 0o755))
-	must(t, os.Chmod(dir, 0o755))
+	labtest.Must(t, os.Chmod(filepath.Dir(dir), 0o755))
+	labtest.Must(t, os.Chmod(dir, 0o755))
 	opt := Options{
 		Source: w.guard, Actor: w.guard, Hub: w.hub, Log: slog.New(slog.DiscardHandler),
 		Socket: w.read, AdminSocket: w.admin, Group: -1,
@@ -221,7 +224,7 @@ func serve(t *testing.T, change func(*Options), more ...func(*Server)) *world {
 		change(&opt)
 	}
 	s, err := New(opt)
-	must(t, err)
+	labtest.Must(t, err)
 	for _, m := range more {
 		m(s)
 	}
@@ -243,28 +246,21 @@ func serve(t *testing.T, change func(*Options), more ...func(*Server)) *world {
 	return w
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // get asks, and gives status and body.
 func (w *world) get(path string) (int, string) { return w.do("GET", w.read, path, "") }
 
 func (w *world) do(method, socket, path, body string, headers ...string) (int, string) {
 	w.t.Helper()
 	req, err := http.NewRequest(method, "http://redisguard"+path, strings.NewReader(body))
-	must(w.t, err)
+	labtest.Must(w.t, err)
 	for i := 0; i+1 < len(headers); i += 2 {
 		req.Header.Set(headers[i], headers[i+1])
 	}
 	res, err := dialer(socket).Do(req)
-	must(w.t, err)
+	labtest.Must(w.t, err)
 	defer res.Body.Close()
 	b, err := io.ReadAll(res.Body)
-	must(w.t, err)
+	labtest.Must(w.t, err)
 	return res.StatusCode, string(b)
 }
 
@@ -285,12 +281,13 @@ func node() view.Node {
 			Key: verdict.ConnKey{NS: ns, Cookie: cookie}, Space: space, Seen: time.Now(),
 			TCP: tcpstate.Connection{
 				ID:    tcpstate.ID{Local: netip.MustParseAddrPort("10.0.0.1:40000"), Remote: netip.MustParseAddrPort(remote), Cookie: cookie},
-				State: tcpstate.Established, HasInfo: true, Inode: 1,
+				State: tcpstate.Established, HasInfo: true, Inode: 1, Info: tcpstate.Info{BytesReceived: 7},
 			},
 			Owner: &proc.Owner{Process: proc.Process{PID: 100 + int(cookie), Comm: "app"}, Workload: w},
 		}
 	}
 	return view.Node{
+		Looked: true,
 		Spaces: []view.Space{{NS: 1, Name: "host", Host: true}, {NS: 77, Name: "cni-a"}},
 		Connections: []view.Connection{
 			conn(1, 0, 1, "10.0.0.9:6379", proc.Workload{Unit: "app.service"}),
@@ -320,7 +317,7 @@ func podCgroup(t *testing.T, pod string) string {
 		t.Fatal("no cgroup hierarchy is mounted")
 	}
 	dir := filepath.Join(root, "kubepods", "pod"+pod, strings.Repeat("c", 64))
-	must(t, os.MkdirAll(dir, 0o755))
+	labtest.Must(t, os.MkdirAll(dir, 0o755))
 	t.Cleanup(func() {
 		for d := dir; d != root; d = filepath.Dir(d) {
 			for range 50 { // the process is still leaving
@@ -354,8 +351,8 @@ func (w *world) from(who as, method, socket, path, body string) (int, string) {
 		exe = filepath.Join(filepath.Dir(filepath.Dir(w.read)), "child")
 		if _, err := os.Stat(exe); err != nil {
 			b, err := os.ReadFile("/proc/self/exe")
-			must(w.t, err)
-			must(w.t, os.WriteFile(exe, b, 0o755))
+			labtest.Must(w.t, err)
+			labtest.Must(w.t, os.WriteFile(exe, b, 0o755))
 		}
 	}
 	cmd := exec.Command(exe)
@@ -379,12 +376,12 @@ func (w *world) from(who as, method, socket, path, body string) (int, string) {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: who.uid, Gid: who.gid, Groups: who.groups}
 	}
 	in, err := cmd.StdinPipe()
-	must(w.t, err)
+	labtest.Must(w.t, err)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	must(w.t, cmd.Start())
+	labtest.Must(w.t, cmd.Start())
 	if who.cgroup != "" {
-		must(w.t, os.WriteFile(who.cgroup, []byte(fmt.Sprint(cmd.Process.Pid)), 0))
+		labtest.Must(w.t, os.WriteFile(who.cgroup, []byte(fmt.Sprint(cmd.Process.Pid)), 0))
 	}
 	fmt.Fprintln(in, "go")
 	if err := cmd.Wait(); err != nil {

@@ -8,12 +8,15 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	v1 "github.com/redisguard/redisguard/api/v1"
 	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/internal/sys"
+	"github.com/redisguard/redisguard/netns"
 	"github.com/redisguard/redisguard/proc"
 	"github.com/redisguard/redisguard/verdict"
 )
@@ -31,9 +34,17 @@ type peer struct {
 	// not the host's: what makes a connection its own.
 	pod, container string
 	space          verdict.NS
-	// guest is who pays for it: the pod, the container, or the user.
+	// podNamespace, podName and unit are what a config may call it, "" where it has none.
+	podNamespace, podName, unit string
+	// guest is whose account it is on: the pod, the container, or the user.
 	guest string
 	why   string // why its scope is not the host, for the log
+}
+
+// podNames is for all connections.
+type podNames struct {
+	sync.Mutex
+	proc.PodNames
 }
 
 // event is the peer in an event.
@@ -41,12 +52,13 @@ func (p *peer) event() event.Peer {
 	return event.Peer{PID: p.pid, UID: p.uid, Comm: p.comm, Cgroup: p.cgrp}
 }
 
-// identifier finds out who peers are.
+// identifier finds out the processes and pods of peers.
 type identifier struct {
 	fs    proc.FS
+	pods  *podNames
 	group int
-	host  proc.NSKey
-	mine  proc.NSKey // our own network namespace, the host's but in some containers
+	host  netns.Key
+	mine  netns.Key // our own network namespace, the host's but in some containers
 	// user and pid are the inodes of our own namespaces of these kinds.
 	user, pid uint64
 	// self is our own container, "" on the host: a shell in it is the
@@ -55,7 +67,7 @@ type identifier struct {
 }
 
 func newIdentifier(fs proc.FS, group int) (identifier, error) {
-	id := identifier{fs: fs, group: group}
+	id := identifier{fs: fs, group: group, pods: &podNames{PodNames: proc.PodNames{FS: fs}}}
 	me, err := fs.Process(os.Getpid())
 	if err != nil {
 		return id, fmt.Errorf("cannot tell peers apart: %w", err)
@@ -86,7 +98,7 @@ func (id *identifier) spaces(pid int) (user, process uint64, err error) {
 	return user, st.Ino, nil
 }
 
-// identify finds out who is at the other end. Whatever cannot be found out makes
+// identify finds out what is at the other end. Whatever cannot be found out makes
 // the peer see less.
 func (id *identifier) identify(c *net.UnixConn) *peer {
 	p := &peer{scope: v1.ScopeMinimal, guest: "nobody"}
@@ -95,7 +107,7 @@ func (id *identifier) identify(c *net.UnixConn) *peer {
 		p.why = err.Error()
 		return p
 	}
-	if err := raw.Control(func(fd uintptr) { err = id.look(p, int(fd)) }); err != nil {
+	if err := raw.Control(func(fd uintptr) { err = id.inspect(p, int(fd)) }); err != nil {
 		p.why = err.Error()
 	}
 	if err != nil {
@@ -107,7 +119,7 @@ func (id *identifier) identify(c *net.UnixConn) *peer {
 
 var errRaced = errors.New("it has ended")
 
-func (id *identifier) look(p *peer, fd int) error {
+func (id *identifier) inspect(p *peer, fd int) error {
 	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
 		return err
@@ -118,15 +130,15 @@ func (id *identifier) look(p *peer, fd int) error {
 		return errors.New("it is in a process namespace that we cannot see into")
 	}
 	// The descriptor stands for the process that connected. As long as that is
-	// there, its number means nobody else.
-	pidfd, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+	// there, its number means no other process.
+	pidfd, err := sys.PeerPidfd(fd)
 	if errors.Is(err, unix.ENOPROTOOPT) { // before Linux 6.5
-		pidfd, err = unix.PidfdOpen(p.pid, 0)
+		pidfd, err = sys.PidfdOpen(p.pid, 0)
 	}
 	if err != nil {
 		return err
 	}
-	defer unix.Close(pidfd)
+	defer sys.Close(pidfd)
 	who, err := id.fs.Process(p.pid)
 	if err != nil {
 		return err
@@ -139,12 +151,19 @@ func (id *identifier) look(p *peer, fd int) error {
 		return errRaced
 	}
 	p.comm, p.cgrp = proc.Safe(who.Comm), proc.Safe(who.Cgroup)
-	if who.NetNS == (proc.NSKey{}) || who.Cgroup == "" || spacesErr != nil {
+	if who.NetNS == (netns.Key{}) || who.Cgroup == "" || spacesErr != nil {
 		return errors.New("its namespaces or its cgroup are hidden from us")
 	}
 	w := proc.ParseWorkload(who.Cgroup)
+	if w.PodUID == "" {
+		p.unit = w.Unit // of a pod it is the runtime's
+	} else {
+		id.pods.Lock()
+		p.podNamespace, p.podName, _ = id.pods.Lookup(w.PodUID, time.Now())
+		id.pods.Unlock()
+	}
 	if who.NetNS != id.host {
-		p.space = verdict.NS(who.NetNS.Ino)
+		p.space = verdict.NS(who.NetNS.Inode)
 		// The cookie is of the socket. Who makes one in the host's namespace, which
 		// a pod may be in, and then goes into a new one must not get all that is the
 		// host's.
@@ -184,17 +203,17 @@ func (id *identifier) look(p *peer, fd int) error {
 
 // socketSpace is the network namespace of the peer's socket, whose that of the
 // connection is. It takes CAP_NET_ADMIN.
-func socketSpace(fd int) (proc.NSKey, error) {
-	ns, err := unix.IoctlRetInt(fd, unix.SIOCGSKNS)
+func socketSpace(fd int) (netns.Key, error) {
+	ns, err := sys.SocketNetNS(fd)
 	if err != nil {
-		return proc.NSKey{}, err
+		return netns.Key{}, err
 	}
-	defer unix.Close(ns)
+	defer sys.Close(ns)
 	var st unix.Stat_t
 	if err := unix.Fstat(ns, &st); err != nil {
-		return proc.NSKey{}, err
+		return netns.Key{}, err
 	}
-	return proc.NSKey{Dev: st.Dev, Ino: st.Ino}, nil
+	return netns.Key{Dev: st.Dev, Inode: st.Ino}, nil
 }
 
 // member says whether the peer is in the group that may act.

@@ -38,8 +38,8 @@ func (s *Server) healthz(w http.ResponseWriter, r *request) {
 
 func (s *Server) readyz(w http.ResponseWriter, r *request) {
 	s.ready(w, r, func(n *view.Node) string {
-		if !n.Off && len(n.Spaces) == 0 {
-			return "the network namespaces have not been listed yet"
+		if !n.Off && !n.Looked {
+			return "the first look into all network namespaces is not over yet"
 		}
 		return ""
 	})
@@ -217,30 +217,39 @@ func endpoints(n *view.Node, snap *event.Snapshot, see *sight) []v1.Endpoint {
 	for i := range n.Spaces {
 		names[n.Spaces[i].NS] = n.Spaces[i].Name
 	}
-	type paths map[verdict.NS]*v1.Path
-	all := map[netip.AddrPort]paths{}
-	path := func(ep netip.AddrPort, ns verdict.NS, name string) *v1.Path {
-		if all[ep] == nil {
-			all[ep] = paths{}
+	all := map[netip.AddrPort]map[verdict.PathKey]*v1.Path{}
+	path := func(key verdict.PathKey, name string) *v1.Path {
+		paths := all[key.Endpoint]
+		if paths == nil {
+			paths = map[verdict.PathKey]*v1.Path{}
+			all[key.Endpoint] = paths
 		}
-		p := all[ep][ns]
+		p := paths[key]
 		if p == nil {
-			f := wrong[verdict.PathKey{NS: ns, Endpoint: ep}]
-			p = &v1.Path{NamespaceID: nsID(ns), Namespace: cmp.Or(names[ns], name), Health: pathHealth(f)}
+			f := wrong[key]
+			p = &v1.Path{NamespaceID: nsID(key.NS), Namespace: cmp.Or(names[key.NS], name), Interface: key.Interface, Health: pathHealth(f)}
 			if f != nil {
 				p.Finding = findingID(f.Opened.Seq)
 			}
-			all[ep][ns] = p
+			paths[key] = p
 		}
 		return p
 	}
+	answered := map[verdict.PathKey]bool{}
+	targets := map[netip.AddrPort]string{}
 	for i := range n.Connections {
 		c := &n.Connections[i]
 		if !see.connection(c) {
 			continue
 		}
-		p := path(c.TCP.Remote, c.Key.NS, "")
+		p := path(c.Path(), "")
 		p.Connections++
+		if c.Target != "" {
+			targets[c.TCP.Remote] = c.Target
+		}
+		if c.TCP.Info.BytesReceived > 0 || c.TCP.Info.BytesAcked > 1 { // more than the SYN
+			answered[c.Path()] = true
+		}
 		switch h, _ := health(c, found[c.Key], n.At); h {
 		case v1.HealthWaiting:
 			p.Waiting++
@@ -251,17 +260,27 @@ func endpoints(n *view.Node, snap *event.Snapshot, see *sight) []v1.Endpoint {
 	for _, f := range wrong {
 		// One that is down stays in sight when its last connection has gone.
 		if see.finding(f) {
-			path(f.Opened.Endpoint, f.Opened.NS, f.Opened.Namespace)
+			path(f.Opened.Path(), f.Opened.Namespace)
 		}
 	}
 	list := make([]v1.Endpoint, 0, len(all))
 	for _, ep := range slices.SortedFunc(maps.Keys(all), netip.AddrPort.Compare) {
-		e := v1.Endpoint{Endpoint: ep.String(), Health: v1.EndpointUp, Paths: []v1.Path{}}
-		for _, ns := range slices.Sorted(maps.Keys(all[ep])) {
-			p := all[ep][ns]
+		e := v1.Endpoint{Endpoint: ep.String(), Target: targets[ep], Health: v1.EndpointUnknown, Paths: []v1.Path{}}
+		if e.Target == "" {
+			e.Target = targetOf(n, ep, see) // whose last connection may have gone
+		}
+		for key, p := range all[ep] {
+			if p.Health == v1.EndpointUp && !answered[key] {
+				p.Health = v1.EndpointUnknown
+			} else {
+				e.Health = v1.EndpointUp
+			}
+		}
+		for _, key := range slices.SortedFunc(maps.Keys(all[ep]), verdict.PathKey.Compare) {
+			p := all[ep][key]
 			e.Connections, e.Waiting, e.Stalled = e.Connections+p.Connections, e.Waiting+p.Waiting, e.Stalled+p.Stalled
 			e.Paths = append(e.Paths, *p)
-			if f := wrong[verdict.PathKey{NS: ns, Endpoint: ep}]; f != nil {
+			if f := wrong[key]; f != nil {
 				if worse(p.Health) < worse(e.Health) || p.Health == e.Health && f.Opened.Time.Before(*e.Since) {
 					e.Health, e.Since = p.Health, timeRef(f.Opened.Time)
 				}
@@ -271,6 +290,16 @@ func endpoints(n *view.Node, snap *event.Snapshot, see *sight) []v1.Endpoint {
 	}
 	slices.SortStableFunc(list, func(a, b v1.Endpoint) int { return cmp.Compare(worse(a.Health), worse(b.Health)) })
 	return list
+}
+
+// targetOf is the first target that has a node at an endpoint, of those that may be seen.
+func targetOf(n *view.Node, endpoint netip.AddrPort, see *sight) string {
+	for i := range n.Targets {
+		if t := &n.Targets[i]; see.target(t.Conf.Name) && t.Topology.At(endpoint) != nil {
+			return t.Conf.Name
+		}
+	}
+	return ""
 }
 
 func (s *Server) endpoints(w http.ResponseWriter, r *request) {
@@ -299,7 +328,7 @@ func (s *Server) namespaces(w http.ResponseWriter, r *request) {
 		sp := &n.Spaces[i]
 		list[i] = v1.Namespace{ID: nsID(sp.NS), Name: sp.Name, Host: sp.Host}
 		if see.inSpace(sp.NS) {
-			list[i].Tune = wireTune(sp.Tune)
+			list[i].Tune, list[i].Redis = wireTune(sp.Tune), wireRedis(&sp.Redis)
 		}
 		at[sp.NS] = i
 	}
@@ -329,7 +358,7 @@ func (s *Server) namespaces(w http.ResponseWriter, r *request) {
 		list[i].Pods = slices.Sorted(maps.Keys(pods[i]))
 	}
 	list = slices.DeleteFunc(list, func(e v1.Namespace) bool {
-		return e.Connections == 0 && e.Doubt == "" && !(see.all && (e.Host || e.Tune != nil))
+		return e.Connections == 0 && e.Doubt == "" && !(see.all && (e.Host || e.Tune != nil || e.Redis != nil && len(e.Redis.Processes) > 0))
 	})
 	slices.SortFunc(list, func(a, b v1.Namespace) int {
 		if a.Host != b.Host {
@@ -366,7 +395,7 @@ func (s *Server) findings(w http.ResponseWriter, r *request) {
 			list = append(list, f)
 		}
 	}
-	rank := map[v1.Severity]int{v1.Critical: 0, v1.Warning: 1, v1.Info: 2}
+	rank := map[event.Severity]int{event.Critical: 0, event.Warning: 1, event.Info: 2}
 	slices.SortFunc(list, func(a, b *event.Finding) int {
 		if o := a.Ended.IsZero(); o != b.Ended.IsZero() {
 			if o {
@@ -377,7 +406,7 @@ func (s *Server) findings(w http.ResponseWriter, r *request) {
 		if !a.Ended.IsZero() {
 			return b.Ended.Compare(a.Ended)
 		}
-		return cmp.Or(cmp.Compare(rank[severities[a.Code]], rank[severities[b.Code]]), cmp.Compare(a.Opened.Seq, b.Opened.Seq))
+		return cmp.Or(cmp.Compare(rank[event.SeverityOf(a.Code)], rank[event.SeverityOf(b.Code)]), cmp.Compare(a.Opened.Seq, b.Opened.Seq))
 	})
 	s.guests.cost(r.peer, len(list))
 	answerList(w, list, func(f **event.Finding) any { return wireFinding(*f, see.form()) })

@@ -19,23 +19,23 @@ import (
 	"github.com/redisguard/redisguard/verdict"
 )
 
-// access is who may use a route. There is no default: a route without one is
+// access says which peers may use a route. There is no default: a route without one is
 // refused to all.
 type access int
 
 const (
 	_          access = iota
-	forAll            // whoever can open a socket: tells nothing of the node
-	forMinimal        // everybody, and who is not known sees the least
-	forKnown          // whoever could be identified, and sees what is his
-	forHost           // who is of the host
-	forAdmin          // who may act, on the admin socket
+	forAll            // every peer: tells nothing of the node
+	forMinimal        // every peer; an unidentified one sees the least
+	forKnown          // every identified peer, which sees its own part
+	forHost           // peers on the host
+	forAdmin          // peers that may act, on the admin socket
 )
 
 // route is one thing that can be asked for.
 type route struct {
 	method string
-	// path is exact, but for one that ends in "{id}".
+	// path is exact, but for one part that may be "{id}".
 	path   string
 	access access
 	// query are the parameters that it knows.
@@ -65,6 +65,10 @@ func routes() []route {
 		{"GET", "/v1/findings", forKnown, []string{"all"}, (*Server).findings},
 		{"GET", "/v1/events", forKnown, []string{"after", "type", "endpoint"}, (*Server).events},
 		{"GET", "/v1/explain/{id}", forKnown, nil, (*Server).explain},
+		{"GET", "/v1/targets", forKnown, nil, (*Server).targets},
+		{"GET", "/v1/targets/{id}", forKnown, nil, (*Server).target},
+		{"GET", "/v1/targets/{id}/primary", forKnown, nil, (*Server).primary},
+		{"GET", "/v1/targets/{id}/slots", forKnown, []string{"key"}, (*Server).slots},
 		{"POST", "/v1/reap", forAdmin, nil, (*Server).reap},
 		{"PUT", "/v1/mode", forAdmin, nil, (*Server).setMode},
 		{"POST", "/v1/reload", forAdmin, nil, (*Server).reload},
@@ -73,11 +77,13 @@ func routes() []route {
 
 // match says whether a path is the route's, and gives its {id}.
 func (rt *route) match(path string) (id string, ok bool) {
-	if prefix, with := strings.CutSuffix(rt.path, "{id}"); with {
-		id, ok = strings.CutPrefix(path, prefix)
-		return id, ok && id != "" && !strings.Contains(id, "/")
+	before, after, with := strings.Cut(rt.path, "{id}")
+	if !with {
+		return "", path == rt.path
 	}
-	return "", path == rt.path
+	id, begins := strings.CutPrefix(path, before)
+	id, ends := strings.CutSuffix(id, after)
+	return id, begins && ends && id != "" && !strings.Contains(id, "/")
 }
 
 // handler serves one of the sockets.
@@ -97,8 +103,8 @@ func (s *Server) handler(admin bool) http.Handler {
 			return
 		}
 		// Before anything that leaves a line in the log.
-		if !s.guests.ask(p) {
-			// Who goes on all the same is to cost little.
+		if !s.guests.admit(p) {
+			// A client that goes on all the same is to cost little.
 			select {
 			case <-r.Context().Done():
 			case <-time.After(refusedPause):
@@ -217,9 +223,9 @@ func query(raw string, known []string) (url.Values, error) {
 	return q, nil
 }
 
-// parseWish reads the filters of an event stream.
-func parseWish(q url.Values) (wish, error) {
-	var w wish
+// parseFilter reads the filters of an event stream.
+func parseFilter(q url.Values) (filter, error) {
+	var w filter
 	if v := q.Get("type"); v != "" {
 		w.types = strings.Split(v, ",")
 		for _, t := range w.types {
@@ -235,7 +241,7 @@ func parseWish(q url.Values) (wish, error) {
 
 // knownType says whether some event can be of a wanted type.
 func knownType(want string) bool {
-	one := wish{types: []string{want}}
+	one := filter{types: []string{want}}
 	return slices.ContainsFunc(append(event.Types(), event.ReapFailed), func(t verdict.EventType) bool { return one.wants(t, netip.AddrPort{}) })
 }
 
@@ -308,7 +314,7 @@ func answerList[T any](w http.ResponseWriter, list []T, wire func(*T) any) {
 		}
 		_, _ = b.WriteString(sep)
 		if _, err := b.Write(line(wire(&list[i]))); err != nil {
-			return // nobody reads any more
+			return // the client has gone
 		}
 	}
 	if len(list) == 0 {

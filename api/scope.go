@@ -7,6 +7,7 @@ import (
 	v1 "github.com/redisguard/redisguard/api/v1"
 	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/proc"
+	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/verdict"
 	"github.com/redisguard/redisguard/view"
 )
@@ -20,6 +21,9 @@ type sight struct {
 	// endpoints are what its own connections in the host's namespace lead or led
 	// to.
 	endpoints map[netip.AddrPort]bool
+	// targets are those that it may see: its own connections lead there, or the config
+	// says so.
+	targets map[string]bool
 }
 
 // maxOwnEndpoints bounds what is remembered for a stream of where its own
@@ -27,7 +31,7 @@ type sight struct {
 const maxOwnEndpoints = 4096
 
 func (p *peer) sight(n *view.Node) *sight {
-	s := &sight{all: p.scope == v1.ScopeHost, pod: p.pod, container: p.container, space: p.space, endpoints: map[netip.AddrPort]bool{}}
+	s := &sight{all: p.scope == v1.ScopeHost, pod: p.pod, container: p.container, space: p.space, endpoints: map[netip.AddrPort]bool{}, targets: map[string]bool{}}
 	if s.all || n == nil {
 		return s
 	}
@@ -39,6 +43,15 @@ func (p *peer) sight(n *view.Node) *sight {
 	for i := range n.Connections {
 		if c := &n.Connections[i]; s.connection(c) {
 			s.endpoints[c.TCP.Remote] = true
+			// Who merely tries to connect to an address is told nothing of whose it is.
+			if c.Target != "" && c.TCP.State == tcpstate.Established {
+				s.targets[c.Target] = true
+			}
+		}
+	}
+	for i := range n.Targets {
+		if t := &n.Targets[i]; t.VisibleTo(p.podNamespace, p.podName, p.unit) {
+			s.targets[t.Conf.Name] = true
 		}
 	}
 	return s
@@ -76,16 +89,19 @@ func (s *sight) event(e *event.Event) bool {
 	if s.all {
 		return true
 	}
-	switch e.Type {
-	case event.ModeChanged:
+	switch event.Of(e.Type).Access {
+	case event.ForAll:
 		return true
-	case event.ConfigChanged, event.ConfigRefused, verdict.GuardBreaker, event.ArmFailed, event.ArmResumed:
-		return false
-	case verdict.GuardDoubt, verdict.GuardDoubtOver, verdict.ClientNotBack,
-		event.NamespaceTuned, event.NamespaceRestored, event.NamespaceDrift, event.NamespaceDriftOver, event.TuneFailed, event.TuneResumed:
+	case event.ForNamespace:
 		return s.inSpace(e.NS)
-	}
-	if e.Cookie != 0 {
+	case event.ForPath:
+		return s.path(e.NS, e.Endpoint)
+	case event.ForTarget:
+		return s.targets[e.Target]
+	case event.ForOwner:
+		if e.Cookie == 0 {
+			return s.path(e.NS, e.Endpoint)
+		}
 		if k := e.Connection; k != nil && s.mine(k.PodUID, k.ContainerID) {
 			if len(s.endpoints) < maxOwnEndpoints { // a stream may last, and a pod may connect to anything
 				s.endpoints[k.Remote] = true
@@ -94,19 +110,22 @@ func (s *sight) event(e *event.Event) bool {
 		}
 		return s.inSpace(e.NS)
 	}
-	return s.path(e.NS, e.Endpoint)
+	return false
 }
+
+// target says whether the peer may see a target.
+func (s *sight) target(name string) bool { return s.all || s.targets[name] }
 
 func (s *sight) finding(f *event.Finding) bool { return s.event(f.Opened) }
 
-// wish is what a subscriber wants of what he may see.
-type wish struct {
+// filter is what a subscriber wants of what it may see.
+type filter struct {
 	types    []string // exact, or with a "*" at the end
 	endpoint netip.AddrPort
 }
 
 // wants says whether an event is of the wanted kind.
-func (w *wish) wants(t verdict.EventType, endpoint netip.AddrPort) bool {
+func (w *filter) wants(t verdict.EventType, endpoint netip.AddrPort) bool {
 	if w.endpoint.IsValid() && endpoint != w.endpoint {
 		return false
 	}

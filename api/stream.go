@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +14,7 @@ import (
 
 	v1 "github.com/redisguard/redisguard/api/v1"
 	"github.com/redisguard/redisguard/event"
+	"github.com/redisguard/redisguard/internal/sys"
 )
 
 const (
@@ -60,7 +59,7 @@ type stream struct {
 	tag    int32 // tells it from others that had the descriptor before
 	peer   *peer
 	see    *sight
-	wish   wish
+	filter filter
 	sse    bool
 	snap   *event.Snapshot // until it is written
 	syncAt uint64
@@ -82,9 +81,9 @@ type shard struct {
 
 	mu   sync.Mutex
 	in   []*stream // new ones
-	over bool      // nobody will take them any more
+	over bool      // the client has gone
 
-	open    atomic.Int64    // streams, for who has news
+	open    atomic.Int64    // streams, see published
 	streams map[int]*stream // by descriptor
 	tags    int32
 	cache   []*event.Record // read last, so that streams side by side read once
@@ -99,24 +98,24 @@ type mark struct {
 }
 
 func newShard(s *Server) (*shard, error) {
-	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	ep, err := sys.EpollCreate(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a writer of streams: %w", err)
 	}
 	// So that the runtime waits for it as for any other descriptor, without
 	// keeping a thread.
 	if err := unix.SetNonblock(ep, true); err != nil {
-		unix.Close(ep)
+		sys.Close(ep)
 		return nil, fmt.Errorf("cannot make a writer of streams: %w", err)
 	}
-	ev, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	ev, err := sys.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
-		unix.Close(ep)
+		sys.Close(ep)
 		return nil, fmt.Errorf("cannot make a writer of streams: %w", err)
 	}
 	if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, ev, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(ev)}); err != nil {
-		unix.Close(ep)
-		unix.Close(ev)
+		sys.Close(ep)
+		sys.Close(ev)
 		return nil, fmt.Errorf("cannot make a writer of streams: %w", err)
 	}
 	sh := &shard{
@@ -151,103 +150,6 @@ func (sh *shard) add(st *stream) bool {
 	sh.mu.Unlock()
 	sh.poke()
 	return true
-}
-
-// events begins a stream.
-func (s *Server) events(w http.ResponseWriter, r *request) {
-	wish, err := parseWish(r.query)
-	if err != nil {
-		fail(w, http.StatusBadRequest, v1.KindBadRequest, err.Error())
-		return
-	}
-	st := &stream{peer: r.peer, wish: wish, sse: strings.Contains(r.Header.Get("Accept"), "text/event-stream")}
-	after := r.query.Get("after")
-	if last := r.Header.Get("Last-Event-ID"); after == "" && st.sse {
-		after = last
-	}
-	if after != "" {
-		cursor, err := event.ParseCursor(after)
-		if err != nil {
-			fail(w, http.StatusBadRequest, v1.KindBadRequest, err.Error())
-			return
-		}
-		if cursor.Epoch != s.opt.Hub.Epoch() {
-			fail(w, http.StatusGone, v1.KindCursorGone, "the cursor is of another run of redisguard: begin without one, with a snapshot")
-			return
-		}
-		if _, err := s.opt.Hub.Read(cursor.Seq, 0, nil); err != nil {
-			fail(w, http.StatusGone, v1.KindCursorGone, err.Error()+": begin without one, with a snapshot")
-			return
-		}
-		st.after = cursor.Seq
-	}
-	st.see = r.peer.sight(nil)
-	if !st.see.all {
-		n := s.view(w, r)
-		if n == nil {
-			return
-		}
-		st.see = r.peer.sight(n)
-	}
-	if !s.guests.subscribe(r.peer) {
-		w.Header().Set("Retry-After", "5")
-		fail(w, http.StatusTooManyRequests, v1.KindTooMany, "too many event streams are open")
-		return
-	}
-	if err := s.hijack(w, st); err != nil {
-		s.guests.unsubscribe(r.peer)
-		s.opt.Log.Debug("cannot begin an event stream", "pid", r.peer.pid, "error", err)
-		return
-	}
-	if after == "" {
-		snap := s.opt.Hub.Snapshot(false)
-		st.snap, st.after = &snap, snap.Seq
-		st.syncAt = snap.Seq
-	} else {
-		st.syncAt = s.opt.Hub.Head()
-	}
-	st.rest = header(st.sse)
-	if !s.streams[s.turn.Add(1)%uint32(len(s.streams))].add(st) {
-		unix.Close(st.fd)
-		s.guests.unsubscribe(r.peer)
-	}
-}
-
-func header(sse bool) []byte {
-	kind := "application/x-ndjson"
-	if sse {
-		kind = "text/event-stream"
-	}
-	return []byte("HTTP/1.1 200 OK\r\nContent-Type: " + kind + "\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n")
-}
-
-// hijack takes the connection away from the HTTP server, and keeps no more of it
-// than a descriptor.
-func (s *Server) hijack(w http.ResponseWriter, st *stream) error {
-	c, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return err
-	}
-	defer c.Close() // the connection's place, not the connection: see the duplicate
-	g, ok := c.(*guest)
-	if !ok {
-		return errors.New("it is no connection of ours")
-	}
-	raw, err := g.SyscallConn()
-	if err != nil {
-		return err
-	}
-	if cerr := raw.Control(func(fd uintptr) { st.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3) }); cerr != nil {
-		return cerr
-	}
-	if err != nil {
-		return err
-	}
-	if err := unix.SetsockoptInt(st.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer); err != nil {
-		unix.Close(st.fd)
-		return err
-	}
-	return nil
 }
 
 // run writes streams until ctx ends.
@@ -378,7 +280,7 @@ func (sh *shard) admit() {
 	}
 }
 
-// sweep sends heartbeats, and ends streams whose readers are asleep.
+// sweep sends heartbeats, and ends streams whose readers do not read.
 func (sh *shard) sweep(now time.Time) {
 	head := sh.server.opt.Hub.Head()
 	for _, st := range sh.streams {
@@ -387,7 +289,7 @@ func (sh *shard) sweep(now time.Time) {
 			sh.server.counts.silent.Add(1)
 			sh.bye(st, "nothing was read for "+silentFor.String())
 		case st.stuck:
-			// Who has fallen out of the ring is told when he reads again, but
+			// A reader that has fallen out of the ring is told when it reads again, but
 			// need not be kept until then.
 			if _, err := sh.server.opt.Hub.Read(st.after, 0, nil); err != nil {
 				sh.server.counts.slow.Add(1)
@@ -502,7 +404,7 @@ func (sh *shard) fill(st *stream, head uint64, now time.Time) (gone bool) {
 			}))
 		case atMode:
 			at.stage = atFindings
-			if st.snap == nil || st.snap.Mode == nil || !st.wish.wants(event.ModeChanged, st.wish.endpoint) {
+			if st.snap == nil || st.snap.Mode == nil || !st.filter.wants(event.ModeChanged, st.filter.endpoint) {
 				continue
 			}
 			add("snapshot", "", line(v1.Event{Type: v1.Snapshot, Time: wireTime(now), Mode: wireMode(st.snap.Mode)}))
@@ -513,7 +415,7 @@ func (sh *shard) fill(st *stream, head uint64, now time.Time) (gone bool) {
 			}
 			f := st.snap.Open[at.found]
 			at.found++
-			if !st.wish.wants(f.Code, f.Opened.Endpoint) || !st.see.finding(f) {
+			if !st.filter.wants(f.Code, f.Opened.Endpoint) || !st.see.finding(f) {
 				continue
 			}
 			form := st.see.form()
@@ -546,7 +448,7 @@ func (sh *shard) fill(st *stream, head uint64, now time.Time) (gone bool) {
 				return true
 			}
 			at.after++
-			if !st.wish.wants(r.Type, r.Endpoint) || !st.see.event(&r.Event) {
+			if !st.filter.wants(r.Type, r.Endpoint) || !st.see.event(&r.Event) {
 				continue
 			}
 			form := st.see.form()
@@ -595,6 +497,6 @@ func (sh *shard) bye(st *stream, why string) {
 func (sh *shard) end(st *stream) {
 	delete(sh.streams, st.fd)
 	sh.open.Store(int64(len(sh.streams)))
-	unix.Close(st.fd)
+	sys.Close(st.fd)
 	sh.server.guests.unsubscribe(st.peer)
 }

@@ -22,6 +22,7 @@ import (
 
 	v1 "github.com/redisguard/redisguard/api/v1"
 	"github.com/redisguard/redisguard/event"
+	"github.com/redisguard/redisguard/lab/labtest"
 	"github.com/redisguard/redisguard/verdict"
 )
 
@@ -36,10 +37,10 @@ type reader struct {
 func (w *world) follow(t *testing.T, query string, headers ...string) *reader {
 	t.Helper()
 	c, err := net.Dial("unix", w.read)
-	must(t, err)
+	labtest.Must(t, err)
 	t.Cleanup(func() { c.Close() })
 	_, err = fmt.Fprintf(c, "GET /v1/events%s HTTP/1.1\r\nHost: x\r\n%s\r\n", query, strings.Join(headers, ""))
-	must(t, err)
+	labtest.Must(t, err)
 	r := &reader{t, c, bufio.NewReader(c)}
 	status := r.raw()
 	if !strings.Contains(status, " 200 ") {
@@ -52,7 +53,7 @@ func (w *world) follow(t *testing.T, query string, headers ...string) *reader {
 
 func (r *reader) raw() string {
 	r.t.Helper()
-	must(r.t, r.conn.SetReadDeadline(time.Now().Add(20*time.Second)))
+	labtest.Must(r.t, r.conn.SetReadDeadline(time.Now().Add(20*time.Second)))
 	s, err := r.r.ReadString('\n')
 	if err != nil {
 		r.t.Fatalf("the stream broke off: %v", err)
@@ -149,7 +150,7 @@ func TestTheDaemonSaysBye(t *testing.T) {
 	hub := event.NewHub(10)
 	g := &fake{}
 	s, err := New(Options{Source: g, Actor: g, Hub: hub, Log: serve(t, nil).opt.Log, Socket: dir + "/s", Group: -1})
-	must(t, err)
+	labtest.Must(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
@@ -163,7 +164,7 @@ func TestTheDaemonSaysBye(t *testing.T) {
 	if _, err := r.r.ReadByte(); !errors.Is(err, io.EOF) {
 		t.Errorf("then %v", err)
 	}
-	must(t, <-done)
+	labtest.Must(t, <-done)
 	if _, err := os.Stat(dir + "/s"); !os.IsNotExist(err) {
 		t.Error("the socket is still there")
 	}
@@ -370,7 +371,7 @@ func TestHostilePeers(t *testing.T) {
 			w.guard.node = node()
 			r := w.follow(t, "")
 			r.until(v1.Synced)
-			must(t, r.conn.SetReadDeadline(time.Time{}))
+			labtest.Must(t, r.conn.SetReadDeadline(time.Time{}))
 			mu.Lock()
 			good = false
 			mu.Unlock()
@@ -465,7 +466,7 @@ func TestBind(t *testing.T) {
 	}
 	dir := t.TempDir()
 	s, err := New(opt(dir))
-	must(t, err)
+	labtest.Must(t, err)
 	if _, err := New(opt(dir)); !errors.Is(err, ErrInUse) || Unavailable(err) {
 		t.Errorf("a second one: %v", err)
 	}
@@ -479,7 +480,7 @@ func TestBind(t *testing.T) {
 	}
 	s.Close()
 	left, err := os.ReadDir(dir + "/r")
-	must(t, err)
+	labtest.Must(t, err)
 	if len(left) != 0 { // where pods may have it mounted, not even a lock
 		t.Errorf("left behind: %v", left)
 	}
@@ -489,10 +490,10 @@ func TestBind(t *testing.T) {
 	squatter.Env = append(os.Environ(), squatEnv+"="+dir+"/r/s")
 	squatter.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	in, err := squatter.StdinPipe()
-	must(t, err)
+	labtest.Must(t, err)
 	out, err := squatter.StdoutPipe()
-	must(t, err)
-	must(t, squatter.Start())
+	labtest.Must(t, err)
+	labtest.Must(t, squatter.Start())
 	if line, _ := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
 		t.Fatalf("the squatter says %q", line)
 	}
@@ -503,21 +504,21 @@ func TestBind(t *testing.T) {
 		s.Close()
 	}
 	in.Close()
-	must(t, squatter.Wait())
+	labtest.Must(t, squatter.Wait())
 
 	// A dead one's socket is replaced; a living one's that takes no lock is not.
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: dir + "/r/s", Net: "unix"})
-	must(t, err)
+	labtest.Must(t, err)
 	l.SetUnlinkOnClose(false)
 	if _, err := New(opt(dir)); !errors.Is(err, ErrInUse) {
 		t.Errorf("beside a living one: %v", err)
 	}
 	l.Close()
 	s, err = New(opt(dir))
-	must(t, err)
+	labtest.Must(t, err)
 	// Another's socket at our path is not removed.
-	must(t, os.Remove(dir+"/r/s"))
-	must(t, os.WriteFile(dir+"/r/s", nil, 0o600))
+	labtest.Must(t, os.Remove(dir+"/r/s"))
+	labtest.Must(t, os.WriteFile(dir+"/r/s", nil, 0o600))
 	s.Close()
 	if _, err := os.Stat(dir + "/r/s"); err != nil {
 		t.Error("what is not ours was removed")

@@ -41,7 +41,7 @@ func wireEvidence(e *verdict.Evidence) *v1.Evidence {
 		return nil
 	}
 	w := &v1.Evidence{
-		Rule: string(e.Rule), Kinds: []string{}, SilenceMs: e.Silence.Milliseconds(), Waiting: e.Waiting, Unanswered: e.Unanswered,
+		Rule: string(e.Rule), Kinds: []string{}, SilenceMs: e.Silence.Milliseconds(), Waiting: e.Waiting, Unanswered: e.Unanswered, Asks: e.Asks, Siblings: e.Siblings,
 		ProbesAlive: e.ProbesAlive, ProbesUnanswered: e.ProbesUnanswered, ProbeDetail: e.ProbeDetail,
 		Loss: e.Loss, Burst: e.Burst, LogLikelihood: e.Likelihood, NextHop: e.NextHop, Text: e.String(),
 	}
@@ -89,8 +89,12 @@ func wireEventConnection(e *event.Event) *v1.EventConnection {
 func wireEvent(e *event.Event, epoch string, form event.Form) v1.Event {
 	w := v1.Event{
 		Type: v1.EventType(e.Type), Cursor: event.Cursor{Epoch: epoch, Seq: e.Seq}.String(), Seq: e.Seq, Time: wireTime(e.Time), Text: e.Text,
-		NamespaceID: nsID(e.NS), Namespace: e.Namespace, Connection: wireEventConnection(e), Evidence: wireEvidence(e.Evidence),
+		NamespaceID: nsID(e.NS), Namespace: e.Namespace, Interface: e.Interface, Connection: wireEventConnection(e), Evidence: wireEvidence(e.Evidence),
 		TookMs: e.TookMs, Outcome: v1.ReapOutcome(e.Outcome), Mode: wireMode(e.Mode), Peer: wirePeer(e.Peer),
+		Target: e.Target, Level: v1.Level(strings.ToLower(e.Level().String())),
+	}
+	if e.Change != nil {
+		w.Change = &v1.Change{From: e.Change.From, To: e.Change.To}
 	}
 	if e.Endpoint.IsValid() {
 		w.Endpoint = e.Endpoint.String()
@@ -101,23 +105,28 @@ func wireEvent(e *event.Event, epoch string, form event.Form) v1.Event {
 	return w
 }
 
-// severities of the codes.
-var severities = map[verdict.EventType]v1.Severity{
-	verdict.EndpointSuspect: v1.Info, verdict.EndpointDown: v1.Critical, verdict.ConnectionStalled: v1.Info, verdict.ConnectionJudged: v1.Warning,
-	event.ReapFailed: v1.Critical, verdict.ClientNotBack: v1.Warning, verdict.GuardDoubt: v1.Warning, verdict.GuardBreaker: v1.Critical,
-	event.ConfigRefused: v1.Warning, event.NamespaceDrift: v1.Info, event.TuneFailed: v1.Warning, event.ArmFailed: v1.Warning,
-}
-
 func wireFinding(f *event.Finding, form event.Form) v1.Finding {
 	e := wireEvent(f.Opened, "", form)
 	return v1.Finding{
-		ID: findingID(f.Opened.Seq), Code: v1.Code(f.Code), Severity: severities[f.Code], Text: e.Text, Since: e.Time,
+		ID: findingID(f.Opened.Seq), Code: v1.Code(f.Code), Severity: v1.Severity(event.SeverityOf(f.Code)), Text: e.Text, Since: e.Time,
 		Open: f.Ended.IsZero(), Until: timeRef(f.Until), Ended: timeRef(f.Ended), EndedBy: f.EndedBy,
-		Endpoint: e.Endpoint, NamespaceID: e.NamespaceID, Namespace: e.Namespace, Connection: e.Connection, Evidence: e.Evidence,
+		Endpoint: e.Endpoint, NamespaceID: e.NamespaceID, Namespace: e.Namespace, Interface: e.Interface, Connection: e.Connection, Evidence: e.Evidence,
 	}
 }
 
-// wireTune puts the TCP limits of a namespace on the wire, nil if nobody has looked.
+// wireRedis is nil of a view that does not say.
+func wireRedis(r *view.Redis) *v1.Redis {
+	if r.Answer == "" {
+		return nil
+	}
+	x := &v1.Redis{Answer: v1.RedisAnswer(r.Answer), Why: r.Why}
+	for _, p := range r.Processes {
+		x.Processes = append(x.Processes, v1.RedisProcess{PID: p.PID, Command: p.Comm, Port: int(p.Port), Answer: v1.RedisAnswer(p.Answer), Why: p.Why})
+	}
+	return x
+}
+
+// wireTune puts the TCP limits of a namespace on the wire, nil if they were not read.
 func wireTune(t *view.Tune) *v1.Tune {
 	if t == nil {
 		return nil
@@ -167,8 +176,8 @@ func health(c *view.Connection, f *event.Finding, now time.Time) (v1.ConnectionH
 
 func wireConnection(n *view.Node, c *view.Connection, f *event.Finding) v1.Connection {
 	w := v1.Connection{
-		ID: view.ConnID(c.Key), Endpoint: c.TCP.Remote.String(), Local: c.TCP.Local.String(), NamespaceID: nsID(c.Key.NS),
-		Namespace: n.Spaces[c.Space].Name, Reapable: c.Reapable(), WhyNot: c.WhyNot, Process: wireProcess(c.TCP.UID, c.Owner), AsOf: wireTime(c.Seen),
+		ID: view.ConnID(c.Key), Endpoint: c.TCP.Remote.String(), Target: c.Target, Local: c.TCP.Local.String(), NamespaceID: nsID(c.Key.NS),
+		Namespace: n.Spaces[c.Space].Name, Interface: c.TCP.Interface, Reapable: c.Reapable(), WhyNot: c.WhyNot, Process: wireProcess(c.TCP.UID, c.Owner), AsOf: wireTime(c.Seen),
 		LastSentMs: c.TCP.Info.LastDataSent.Milliseconds(), LastReceivedMs: c.TCP.Info.LastDataRecv.Milliseconds(),
 		LastAckMs: c.TCP.Info.LastAckRecv.Milliseconds(), Unacked: int64(c.TCP.Info.Unacked), Retransmits: int64(c.TCP.Retrans),
 		RetransmitsTotal: int64(c.TCP.Info.TotalRetrans), RTTMicros: c.TCP.Info.RTT.Microseconds(), ReceivedBytes: int64(c.TCP.Info.BytesReceived),
@@ -186,7 +195,7 @@ func wireConnection(n *view.Node, c *view.Connection, f *event.Finding) v1.Conne
 	w.Health, d = health(c, f, n.At)
 	w.StalledMs = d.Milliseconds()
 	if a := &c.Arm; a.State != "" {
-		w.Arm = &v1.Arm{State: v1.ArmState(a.State), Why: a.Why, Canary: a.Canary, Meaning: a.Meaning}
+		w.Arm = &v1.Arm{State: v1.ArmState(a.State), Why: a.Why, Meaning: a.Meaning}
 	}
 	return w
 }
@@ -217,8 +226,8 @@ func byConnection(open []*event.Finding) map[verdict.ConnKey]*event.Finding {
 func byPath(open []*event.Finding) map[verdict.PathKey]*event.Finding {
 	m := map[verdict.PathKey]*event.Finding{}
 	for _, f := range open {
-		if f.Code == verdict.EndpointSuspect || f.Code == verdict.EndpointDown {
-			m[verdict.PathKey{NS: f.Opened.NS, Endpoint: f.Opened.Endpoint}] = f
+		if f.Code == verdict.EndpointSuspect || f.Code == verdict.EndpointDown || f.Code == verdict.EndpointRefuses {
+			m[f.Opened.Path()] = f
 		}
 	}
 	return m
@@ -231,6 +240,8 @@ func pathHealth(f *event.Finding) v1.EndpointHealth {
 		return v1.EndpointUp
 	case f.Code == verdict.EndpointDown:
 		return v1.EndpointDown
+	case f.Code == verdict.EndpointRefuses:
+		return v1.EndpointNotAccepting
 	default:
 		return v1.EndpointSuspect
 	}
@@ -238,7 +249,7 @@ func pathHealth(f *event.Finding) v1.EndpointHealth {
 
 // worse orders health, the worst first.
 func worse(h v1.EndpointHealth) int {
-	return map[v1.EndpointHealth]int{v1.EndpointDown: 0, v1.EndpointSuspect: 1, v1.EndpointUp: 2}[h]
+	return map[v1.EndpointHealth]int{v1.EndpointDown: 0, v1.EndpointSuspect: 1, v1.EndpointNotAccepting: 2, v1.EndpointUnknown: 3, v1.EndpointUp: 4}[h]
 }
 
 func worseConnection(h v1.ConnectionHealth) int {

@@ -20,6 +20,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"syscall"
 	"time"
 
@@ -191,10 +192,47 @@ func (c *Client) Connections(ctx context.Context, q ConnectionQuery) ([]v1.Conne
 	return out, c.do(ctx, &c.read, http.MethodGet, "/v1/connections", v, nil, &out)
 }
 
-// Endpoints lists the endpoints that somebody is connected to.
+// Endpoints lists the endpoints with connections.
 func (c *Client) Endpoints(ctx context.Context) ([]v1.Endpoint, error) {
 	var out []v1.Endpoint
 	return out, c.do(ctx, &c.read, http.MethodGet, "/v1/endpoints", nil, nil, &out)
+}
+
+// Targets lists the Redis deployments that the config names, in its order.
+func (c *Client) Targets(ctx context.Context) ([]v1.Target, error) {
+	var out []v1.Target
+	return out, c.do(ctx, &c.read, http.MethodGet, "/v1/targets", nil, nil, &out)
+}
+
+// Target is one of them. If there is none of that name, or not for this process, the error is
+// an *Error of kind v1.KindNotFound.
+func (c *Client) Target(ctx context.Context, name string) (v1.Target, error) {
+	var out v1.Target
+	return out, c.do(ctx, &c.read, http.MethodGet, "/v1/targets/"+url.PathEscape(name), nil, nil, &out)
+}
+
+// SlotOwner says which node of a target owns the slot of a key.
+func (c *Client) SlotOwner(ctx context.Context, target, key string) (v1.SlotOwner, error) {
+	var out v1.SlotOwner
+	return out, c.do(ctx, &c.read, http.MethodGet, "/v1/targets/"+url.PathEscape(target)+"/slots", url.Values{"key": {key}}, nil, &out)
+}
+
+// Primary is one line with the address of the primary of a target, and what there is to know
+// before it is used; see GET /v1/targets/{id}/primary. If none is known the error is an *Error
+// of kind v1.KindUnavailable.
+func (c *Client) Primary(ctx context.Context, target string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	res, err := c.read.request(ctx, http.MethodGet, "/v1/targets/"+url.PathEscape(target)+"/primary", nil, nil)
+	if err != nil {
+		return "", err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, 4096))
+	if err != nil {
+		return "", fmt.Errorf("cannot read the primary of %s: %w", target, err)
+	}
+	return strings.TrimSpace(string(b)), nil
 }
 
 // Namespaces lists network namespaces with connections, and the host's.

@@ -127,7 +127,7 @@ func (f *follower) follow(ctx context.Context) error {
 			quiet = silentFor * time.Duration(ev.HeartbeatMs) * time.Millisecond
 		}
 		synced = synced || ev.Type == v1.Synced
-		// The watch is for the daemon: the caller may take his time.
+		// The deadline is for the daemon: the caller may take its time.
 		watch.Stop()
 		switch ev.Type {
 		case v1.Hello, v1.Heartbeat:

@@ -5,22 +5,19 @@
 // mistakes too, since a misspelled safety setting that is silently ignored is
 // worse than a refusal to start. Watch follows a file as it changes.
 //
-// A Config is a value that nobody changes after Parse or Default: pass it by
+// A Config is not changed after Parse or Default: pass it by
 // value, treat its slices as read-only, and compare two of them with Diff.
 package config
 
 import (
 	"fmt"
 	"log/slog"
-	"math"
 	"path"
-	"path/filepath"
 	"strings"
 	"time"
-)
 
-// DefaultPath is where the daemon looks for its config when it is not told.
-const DefaultPath = "/etc/redisguard/redisguard.toml"
+	"github.com/redisguard/redisguard/internal/paths"
+)
 
 // Mode says how far a job may go. The order is that of power, so the lesser of
 // two modes is the stricter one; see Ceiling.
@@ -111,16 +108,17 @@ const (
 
 func (f LogFormat) String() string { return enumName(f, "text", "json") }
 
-// Births says whether the kernel's tracepoint for new connections is used.
-type Births int
+// Tracepoints says whether the kernel's tracepoints are used, of connects and of
+// retransmissions.
+type Tracepoints int
 
-// The settings of watch.births.
+// The settings of watch.tracepoints.
 const (
-	BirthsAuto Births = iota // where the kernel offers it
-	BirthsOff                // never
+	TracepointsAuto Tracepoints = iota // where the kernel offers them
+	TracepointsOff                     // never
 )
 
-func (b Births) String() string { return enumName(b, "auto", "off") }
+func (t Tracepoints) String() string { return enumName(t, "auto", "off") }
 
 // Reaction is what a policy asks for. The zero value asks for nothing.
 type Reaction int
@@ -130,9 +128,10 @@ const (
 	ReactIgnore Reaction = iota // no action and no event
 	ReactSignal                 // tell, touch nothing
 	ReactReap                   // abort the connections
+	ReactAuto                   // what is right for the case; see Config.PolicyOf
 )
 
-func (r Reaction) String() string { return enumName(r, "ignore", "signal", "reap") }
+func (r Reaction) String() string { return enumName(r, "ignore", "signal", "reap", "auto") }
 
 // Scope says which network namespaces are tuned.
 type Scope struct {
@@ -154,7 +153,7 @@ const (
 
 func (s ScopeOf) String() string { return enumName(s, "redis", "host", "all", "globs") }
 
-// Drift is what is done about a sysctl that somebody changes after us.
+// Drift is what is done about a sysctl that another program changes after us.
 type Drift int
 
 // The ways. The zero value is the default.
@@ -185,6 +184,7 @@ type Config struct {
 	Record  RecordSection
 	API     APISection
 	Metrics MetricsSection
+	Targets []TargetSection // never nil after Parse
 }
 
 // LogSection is [log].
@@ -195,13 +195,17 @@ type LogSection struct {
 
 // WatchSection is [watch].
 type WatchSection struct {
-	Ports     []uint16      // remote ports taken for Redis; no duplicates, never 0
-	Mode      Mode          // ceiling for connections to those ports
-	Loopback  bool          // whether connections over loopback count
-	DumpCPU   float64       // share of one core that table dumps may use
-	Discovery time.Duration // pause between two looks for new connections
-	Tick      time.Duration // pause between two looks at known connections
-	Births    Births
+	// Ports are the remote ports taken for Redis: no duplicates, never 0. None
+	// means that no connection is watched. It is never nil after Parse, since a
+	// nil list of ports in a tcpstate.Filter matches every port.
+	Ports       []uint16
+	Mode        Mode          // ceiling for connections to those ports
+	Loopback    bool          // whether connections over loopback count
+	Servers     []string      // globs for names of programs that are Redis itself
+	DumpCPU     float64       // share of one core that table dumps may use
+	Discovery   time.Duration // pause between two looks for new connections
+	Tick        time.Duration // pause between two looks at known connections
+	Tracepoints Tracepoints
 }
 
 // ExcludeSection is [exclude]: lists of path.Match globs. What any of them
@@ -239,7 +243,6 @@ type ArmSection struct {
 	KeepaliveIdle     time.Duration // whole seconds
 	KeepaliveInterval time.Duration // whole seconds
 	KeepaliveCount    int
-	Canary            bool
 	UserTimeout       time.Duration
 	RTOMax            time.Duration
 }
@@ -259,6 +262,9 @@ type ReapSection struct {
 type PolicySection struct {
 	OnDown         Reaction // the endpoint is gone
 	OnUnresponsive Reaction // it accepts or acknowledges but does not answer
+	OnDemoted      Reaction // it was a primary, and is a replica now
+	OnRemoved      Reaction // it is no node of its target any more
+	OnReplaced     Reaction // another process is behind the address now
 }
 
 // AuditSection is [audit].
@@ -285,7 +291,7 @@ type RecordSection struct {
 type APISection struct {
 	Socket      string // absolute path, "" for none
 	AdminSocket string // the same
-	Group       string // name or number of who may act beside root, "" for nobody
+	Group       string // name or number of the group that may act beside root, "" for none
 	// Connections and Streams bound those that are open, the others those of one
 	// pod, container or user.
 	MaxConnections     int
@@ -306,12 +312,13 @@ func Default() Config {
 		Profile: Balanced,
 		Log:     LogSection{Level: LogInfo, Format: LogText},
 		Watch: WatchSection{
-			Ports:     []uint16{6379, 6380},
-			Mode:      Observe,
-			DumpCPU:   0.02,
-			Discovery: time.Second,
-			Tick:      200 * time.Millisecond,
-			Births:    BirthsAuto,
+			Ports:       []uint16{6379, 6380},
+			Mode:        Observe,
+			Servers:     []string{},
+			DumpCPU:     0.02,
+			Discovery:   time.Second,
+			Tick:        200 * time.Millisecond,
+			Tracepoints: TracepointsAuto,
 		},
 		Exclude: ExcludeSection{
 			Namespaces: []string{}, Pods: []string{}, Units: []string{}, Users: []string{}, Commands: []string{},
@@ -320,16 +327,16 @@ func Default() Config {
 			Mode: Enforce, TCPRetries2: 5, TCPKeepaliveTime: 15, TCPKeepaliveIntvl: 5, TCPKeepaliveProbes: 3, TCPSynRetries: 3,
 			TCPRtoMaxMs: Leave, TCPOrphanRetries: Leave, TCPFinTimeout: Leave,
 		},
-		Arm: ArmSection{Mode: Enforce, KeepaliveIdle: 10 * time.Second, KeepaliveInterval: 3 * time.Second, KeepaliveCount: 5, Canary: true},
+		Arm: ArmSection{Mode: Enforce, KeepaliveIdle: 10 * time.Second, KeepaliveInterval: 3 * time.Second, KeepaliveCount: 5},
 		Reap: ReapSection{
 			Mode:       Enforce,
-			Rate:       500,
+			Rate:       1000,
 			Burst:      200,
 			MaxShare:   0.5,
 			Spread:     time.Second,
 			MinSilence: 500 * time.Millisecond,
 		},
-		Policy: PolicySection{OnDown: ReactReap, OnUnresponsive: ReactSignal},
+		Policy: PolicySection{OnDown: ReactReap, OnUnresponsive: ReactSignal, OnDemoted: ReactAuto, OnRemoved: ReactAuto, OnReplaced: ReactAuto},
 		Audit:  AuditSection{MaxSize: 64 << 20},
 		Probe: ProbeSection{
 			Timeout:   time.Second,
@@ -339,10 +346,11 @@ func Default() Config {
 		},
 		Record: RecordSection{MaxSize: 256 << 20},
 		API: APISection{
-			Socket:         "/run/redisguard/redisguard.sock",
-			AdminSocket:    "/run/redisguard-admin/admin.sock",
+			Socket:         paths.ReadSocket,
+			AdminSocket:    paths.AdminSocket,
 			MaxConnections: 512, MaxConnectionsEach: 64, MaxStreams: 2048, MaxStreamsEach: 256,
 		},
+		Targets: []TargetSection{},
 	}
 }
 
@@ -352,32 +360,6 @@ func (c Config) EffectiveDownAfter() time.Duration {
 		return c.Reap.DownAfter
 	}
 	return c.Profile.DownAfter()
-}
-
-// Validate reports every setting that is impossible, joined with errors.Join;
-// each part is an *Error. Parse has done it already for what it returns.
-func (c Config) Validate() error {
-	var found problems
-	for _, k := range c.keys() {
-		if problem := k.check(); problem != "" {
-			found.add(&Error{Key: k.name, Problem: problem, Allowed: k.allowed})
-		}
-	}
-	found.cross(&c)
-	return found.join()
-}
-
-// Diff lists the settings in which b differs from a, in the order of the file
-// and in words for a log: "reap.rate: 500 -> 100".
-func Diff(a, b Config) []string {
-	var out []string
-	kb := b.keys()
-	for i, k := range a.keys() {
-		if was, is := k.show(), kb[i].show(); was != is {
-			out = append(out, k.name+": "+was+" -> "+is)
-		}
-	}
-	return out
 }
 
 // MatchAny reports whether one of globs (path.Match syntax, valid by Validate)
@@ -395,122 +377,7 @@ func MatchAny(globs []string, name string) bool {
 	return false
 }
 
-// The limits of the settings. They are there to catch mistakes (a missing
-// unit, a zero too many), so they are wide.
-const (
-	maxPorts   = 64   // more conditions make the kernel's filter slower than none
-	maxGlobs   = 1000 // for each list
-	maxGlobLen = 256
-	minFile    = 64 << 10
-	maxFile    = 1 << 40
-)
-
-// keys lists every setting with the place in c where it lives. Parsing,
-// validation, Diff and the tests of redisguard.toml all go by this one list.
-func (c *Config) keys() []key {
-	modes := []Mode{Off, Observe, Enforce}
-	reactions := []Reaction{ReactReap, ReactSignal, ReactIgnore}
-	return []key{
-		enumKey("mode", &c.Mode, modes...),
-		enumKey("profile", &c.Profile, Fast, Balanced, Calm),
-
-		enumKey("log.level", &c.Log.Level, LogDebug, LogInfo, LogWarn, LogError),
-		enumKey("log.format", &c.Log.Format, LogText, LogJSON),
-
-		portsKey("watch.ports", &c.Watch.Ports),
-		enumKey("watch.mode", &c.Watch.Mode, modes...),
-		boolKey("watch.loopback", &c.Watch.Loopback),
-		floatKey("watch.dump_cpu", &c.Watch.DumpCPU, 0.001, 0.5),
-		durationKey("watch.discovery", &c.Watch.Discovery, 200*time.Millisecond, time.Minute),
-		durationKey("watch.tick", &c.Watch.Tick, 50*time.Millisecond, time.Second),
-		enumKey("watch.births", &c.Watch.Births, BirthsAuto, BirthsOff),
-
-		globsKey("exclude.namespaces", &c.Exclude.Namespaces),
-		globsKey("exclude.pods", &c.Exclude.Pods),
-		globsKey("exclude.units", &c.Exclude.Units),
-		globsKey("exclude.users", &c.Exclude.Users),
-		globsKey("exclude.commands", &c.Exclude.Commands),
-
-		enumKey("tune.mode", &c.Tune.Mode, modes...),
-		scopeKey("tune.scope", &c.Tune.Scope),
-		// The ranges are those of package sysctl, as a test has it.
-		orLeave(intKey("tune.tcp_retries2", &c.Tune.TCPRetries2, 1, 255), &c.Tune.TCPRetries2),
-		orLeave(intKey("tune.tcp_keepalive_time", &c.Tune.TCPKeepaliveTime, 1, 32767), &c.Tune.TCPKeepaliveTime),
-		orLeave(intKey("tune.tcp_keepalive_intvl", &c.Tune.TCPKeepaliveIntvl, 1, 32767), &c.Tune.TCPKeepaliveIntvl),
-		orLeave(intKey("tune.tcp_keepalive_probes", &c.Tune.TCPKeepaliveProbes, 1, 127), &c.Tune.TCPKeepaliveProbes),
-		orLeave(intKey("tune.tcp_syn_retries", &c.Tune.TCPSynRetries, 1, 127), &c.Tune.TCPSynRetries),
-		orLeave(intKey("tune.tcp_rto_max_ms", &c.Tune.TCPRtoMaxMs, 1000, 120_000), &c.Tune.TCPRtoMaxMs),
-		orLeave(intKey("tune.tcp_orphan_retries", &c.Tune.TCPOrphanRetries, 0, 255), &c.Tune.TCPOrphanRetries),
-		orLeave(intKey("tune.tcp_fin_timeout", &c.Tune.TCPFinTimeout, 1, 32767), &c.Tune.TCPFinTimeout),
-		enumKey("tune.drift", &c.Tune.Drift, DriftReport, DriftRepair),
-		boolKey("tune.override", &c.Tune.Override),
-		boolKey("tune.redis_servers", &c.Tune.RedisServers),
-		boolKey("tune.restore_on_stop", &c.Tune.RestoreOnStop),
-
-		enumKey("arm.mode", &c.Arm.Mode, modes...),
-		wholeSeconds(durationKey("arm.keepalive_idle", &c.Arm.KeepaliveIdle, time.Second, 32767*time.Second), &c.Arm.KeepaliveIdle),
-		wholeSeconds(durationKey("arm.keepalive_interval", &c.Arm.KeepaliveInterval, time.Second, 32767*time.Second), &c.Arm.KeepaliveInterval),
-		intKey("arm.keepalive_count", &c.Arm.KeepaliveCount, 1, 127),
-		boolKey("arm.canary", &c.Arm.Canary),
-		orZero(durationKey("arm.user_timeout", &c.Arm.UserTimeout, time.Second, time.Hour), &c.Arm.UserTimeout),
-		orZero(durationKey("arm.rto_max", &c.Arm.RTOMax, time.Second, 2*time.Minute), &c.Arm.RTOMax),
-
-		enumKey("reap.mode", &c.Reap.Mode, modes...),
-		orZero(durationKey("reap.down_after", &c.Reap.DownAfter, 200*time.Millisecond, 10*time.Minute), &c.Reap.DownAfter),
-		floatKey("reap.rate", &c.Reap.Rate, 0.01, 1e6),
-		intKey("reap.burst", &c.Reap.Burst, 1, 1_000_000),
-		floatKey("reap.max_share", &c.Reap.MaxShare, math.SmallestNonzeroFloat64, 1),
-		durationKey("reap.spread", &c.Reap.Spread, 0, time.Minute),
-		durationKey("reap.min_silence", &c.Reap.MinSilence, 50*time.Millisecond, time.Minute),
-
-		enumKey("policy.on_down", &c.Policy.OnDown, reactions...),
-		enumKey("policy.on_unresponsive", &c.Policy.OnUnresponsive, reactions...),
-
-		fileKey("audit.file", &c.Audit.File),
-		intKey("audit.max_size", &c.Audit.MaxSize, minFile, maxFile),
-
-		durationKey("probe.timeout", &c.Probe.Timeout, 100*time.Millisecond, 1500*time.Millisecond),
-		floatKey("probe.per_second", &c.Probe.PerSecond, 0.01, 100),
-		intKey("probe.mark", &c.Probe.Mark, 0, math.MaxUint32),
-		durationKey("probe.baseline", &c.Probe.Baseline, time.Second, 24*time.Hour),
-
-		fileKey("record.file", &c.Record.File),
-		intKey("record.max_size", &c.Record.MaxSize, minFile, maxFile),
-
-		socketKey("api.socket", &c.API.Socket),
-		socketKey("api.admin_socket", &c.API.AdminSocket),
-		groupKey("api.group", &c.API.Group),
-		intKey("api.max_connections", &c.API.MaxConnections, 8, 10_000),
-		intKey("api.max_connections_each", &c.API.MaxConnectionsEach, 4, 10_000),
-		intKey("api.max_streams", &c.API.MaxStreams, 8, 15_000),
-		intKey("api.max_streams_each", &c.API.MaxStreamsEach, 1, 15_000),
-
-		addrKey("metrics.listen", &c.Metrics.Listen),
-	}
-}
-
-// cross adds what is wrong between settings that are each possible.
-func (p *problems) cross(c *Config) {
-	if c.Watch.Mode == Enforce && len(c.Watch.Ports) == 0 {
-		p.add(&Error{Key: "watch.ports", Problem: "is empty while watch.mode is enforce",
-			Allowed: "name at least one port, or set watch.mode to observe or off"})
-	}
-	if c.Audit.File != "" && c.Audit.File == c.Record.File {
-		p.add(&Error{Key: "record.file", Problem: fmt.Sprintf("%s is audit.file too", clip(c.Record.File)),
-			Allowed: "two different files"})
-	}
-	if a, ends := &c.Arm, c.Arm.KeepaliveIdle+time.Duration(c.Arm.KeepaliveCount)*c.Arm.KeepaliveInterval; a.UserTimeout != 0 && a.UserTimeout < ends {
-		p.add(&Error{Key: "arm.user_timeout", Problem: fmt.Sprintf("%v is less than the %v that keepalive takes: the kernel would end idle connections at the first unanswered probe", a.UserTimeout, ends),
-			Allowed: "at least keepalive_idle + keepalive_count x keepalive_interval, or 0 to leave it unset"})
-	}
-	if c.API.Socket != "" && filepath.Dir(c.API.Socket) == filepath.Dir(c.API.AdminSocket) {
-		// Pods mount directories.
-		p.add(&Error{Key: "api.admin_socket", Problem: clip(c.API.AdminSocket) + " is in the directory of api.socket",
-			Allowed: "two directories: whoever is given one socket must not get the other with it"})
-	}
-}
-
-// enumName is the v-th of names, or a number for a value nobody should have.
+// enumName is the v-th of names, or a number for an invalid value.
 func enumName[E ~int](v E, names ...string) string {
 	if v < 0 || int(v) >= len(names) {
 		return fmt.Sprintf("invalid(%d)", int(v))

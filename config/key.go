@@ -108,7 +108,7 @@ func intKey[I int | int64 | uint32](name string, field *I, least, most int64) ke
 
 func floatKey(name string, field *float64, least, most float64) key {
 	allowed := fmt.Sprintf("a number from %g to %g", least, most)
-	if least < 1e-300 { // the smallest float there is stands for "above 0"
+	if least > 0 && least < 1e-300 { // the smallest float there is stands for "above 0"
 		allowed = fmt.Sprintf("a number above 0, at most %g", most)
 	}
 	return key{
@@ -366,7 +366,7 @@ func fileKey(name string, field *string) key {
 			if s == "" {
 				return ""
 			}
-			// A daemon's working directory is nobody's business, and the path is
+			// A daemon's working directory says nothing, and the path is
 			// written to logs.
 			if !filepath.IsAbs(s) || filepath.Clean(s) != s || len(s) > 4095 || strings.ContainsFunc(s, unicode.IsControl) {
 				return clip(s) + " is no clean absolute path"

@@ -1,37 +1,40 @@
 package config
 
-import (
-	"strconv"
-	"strings"
-)
+import "strings"
 
-// nearest is the known key or [table] that name was probably meant to be, or ""
-// if none is like it. A key in the wrong table is found by its last part.
-func nearest(name string, keys []string, tables map[string]bool) string {
+// nearest is the setting, [table] or [[array]] of t that name was probably meant
+// to be, or "" if none is like it. A setting in the wrong table is found by its
+// last part. around is what stands before t's names in a path.
+func nearest(name string, t table, around string) string {
 	const long = 64 // no key of ours comes near; spares work on nonsense
 	if len(name) > long {
 		return ""
 	}
-	last := name[strings.LastIndexByte(name, '.')+1:]
+	name = strings.ToLower(name)
+	dot := strings.LastIndexByte(name, '.')
+	within, last := name[:dot+1], name[dot+1:]
 	best, bestDistance := "", len(last)/3+1
 	try := func(candidate string, distance int) {
 		if distance < bestDistance || distance == bestDistance && best == "" {
 			best, bestDistance = candidate, distance
 		}
 	}
-	for _, k := range keys {
-		try(k, editDistance(strings.ToLower(name), k))
+	for _, k := range t.keys {
+		try(around+k.name, editDistance(name, k.name))
 	}
-	if !strings.Contains(name, ".") {
-		for _, k := range keys {
-			if t, _, ok := strings.Cut(k, "."); ok && tables[t] {
-				try("["+t+"]", editDistance(strings.ToLower(name), t))
-			}
+	for _, member := range t.members(within) {
+		whole := within + member
+		_, isArray := t.array(whole)
+		switch {
+		case isArray:
+			try(header(around+whole, true), editDistance(last, member))
+		case t.has(whole):
+			try(header(around+whole, false), editDistance(last, member))
 		}
 	}
-	for _, k := range keys {
+	for _, k := range t.keys {
 		// One more than the distance: the same table comes first.
-		try(k, 1+editDistance(strings.ToLower(last), k[strings.LastIndexByte(k, '.')+1:]))
+		try(around+k.name, 1+editDistance(last, k.name[strings.LastIndexByte(k.name, '.')+1:]))
 	}
 	return best
 }
@@ -61,12 +64,4 @@ func editDistance(a, b string) int {
 		}
 	}
 	return rows[len(a)][len(b)]
-}
-
-// clean makes a key of the file fit for a message.
-func clean(name string) string {
-	if q := strconv.Quote(name); len(name) > 80 || q != `"`+name+`"` {
-		return clip(name)
-	}
-	return name
 }

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -86,123 +85,57 @@ func read(path string) ([]byte, error) {
 // for the file. The error joins one *Error for each mistake found; with an
 // error the Config is the zero value, which does nothing.
 func Parse(name string, data []byte) (Config, error) {
+	c := Default()
+	if err := parse(name, data, c.table(), func(p *problems) { p.cross(&c) }); err != nil {
+		return Config{}, err
+	}
+	return c, nil
+}
+
+// parse reads a text into the places of t, and then has cross add what is wrong
+// between settings.
+func parse(name string, data []byte, t table, cross func(*problems)) error {
 	if len(data) > maxConfig {
-		return Config{}, &Error{File: name, Problem: "the file is too big", Allowed: fmt.Sprintf("at most %d bytes", maxConfig)}
+		return &Error{File: name, Problem: "the file is too big", Allowed: fmt.Sprintf("at most %d bytes", maxConfig)}
 	}
 	if line := tooDeep(data); line > 0 {
-		return Config{}, &Error{File: name, Line: line, Problem: "too deeply nested", Allowed: fmt.Sprintf("at most %d levels", maxNesting)}
+		return &Error{File: name, Line: line, Problem: "too deeply nested", Allowed: fmt.Sprintf("at most %d levels", maxNesting)}
 	}
 	// Tables are taken apart one by one, not decoded into Config: that would end
 	// at the first mistake and take "Ports" for "ports".
-	var top map[string]toml.Primitive
-	md, err := toml.Decode(string(data), &top)
-	if err != nil {
+	var top map[string]any
+	if _, err := toml.Decode(string(data), &top); err != nil {
 		if pe, ok := errors.AsType[toml.ParseError](err); ok {
-			return Config{}, &Error{File: name, Line: pe.Position.Line, Key: pe.LastKey, Problem: pe.Message}
+			return &Error{File: name, Line: pe.Position.Line, Key: pe.LastKey, Problem: pe.Message}
 		}
-		return Config{}, &Error{File: name, Problem: err.Error()}
+		return &Error{File: name, Problem: err.Error()}
 	}
-
-	c := Default()
-	d := decoder{md: &md, keys: map[string]key{}, tables: map[string]bool{}, lines: map[string]int{}}
-	for _, k := range c.keys() {
-		d.keys[k.name] = k
-		d.names = append(d.names, k.name)
-		if table, _, ok := strings.Cut(k.name, "."); ok {
-			d.tables[table] = true
+	d := decoder{where: keyLines(data), lines: map[string]int{}}
+	d.table(t, spot{}, "", top)
+	// Bounds are checked over all of it, not key by key, so that the rules between
+	// keys see it complete; keys that could not be read keep defaults.
+	var found problems
+	t.check(&found)
+	cross(&found)
+	for _, bad := range found {
+		if d.full() {
+			break
 		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(top)) {
-		switch p := top[name]; {
-		case !d.tables[name]:
-			d.setting(name, p)
-		default:
-			d.table(name, p)
-		}
-	}
-	// Bounds are checked over the whole Config, not key by key, so that the rules
-	// between keys see it complete; keys that could not be read keep defaults.
-	if err := c.Validate(); err != nil {
-		for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {
-			bad := e.(*Error)
-			if !d.failed(bad.Key) {
-				d.add(bad)
-			}
+		if !d.failed(bad.Key) {
+			d.add(bad)
 		}
 	}
 	for _, e := range d.problems {
 		e.File = name
 		if e.Line == 0 {
-			e.Line = d.lines[e.Key]
+			e.Line = d.line(e.Key)
 		}
 	}
 	slices.SortStableFunc(d.problems, func(a, b *Error) int { return a.Line - b.Line })
 	if d.more {
 		d.add(&Error{File: name, Problem: fmt.Sprintf("there are more than these %d mistakes", maxProblems)})
 	}
-	if err := d.join(); err != nil {
-		return Config{}, err
-	}
-	return c, nil
-}
-
-// tooDeep is the line at which brackets or a dotted key go deeper than
-// maxNesting, or 0. It knows strings and comments, nothing else: what is no TOML
-// at all is left to the parser.
-func tooDeep(data []byte) int {
-	line, brackets, dots := 1, 0, 0
-	for i := 0; i < len(data); i++ {
-		switch c := data[i]; c {
-		case '\n':
-			line++
-			dots = 0
-		case '#':
-			for i+1 < len(data) && data[i+1] != '\n' {
-				i++
-			}
-		case '"', '\'':
-			end := stringEnd(data, i)
-			line += bytes.Count(data[i:end], []byte{'\n'})
-			i = end - 1
-		case '[', '{':
-			brackets++
-			dots = 0
-		case ']', '}':
-			brackets = max(brackets-1, 0)
-		case '=', ',':
-			dots = 0
-		case '.':
-			dots++
-		}
-		if brackets > maxNesting || dots > maxNesting {
-			return line
-		}
-	}
-	return 0
-}
-
-// stringEnd is the index after the string that starts at i. One on a single
-// line ends with the line at the latest.
-func stringEnd(data []byte, i int) int {
-	quote := data[i]
-	triple := bytes.Repeat([]byte{quote}, 3)
-	long := bytes.HasPrefix(data[i:], triple)
-	if long {
-		i += 2
-	}
-	for i++; i < len(data); i++ {
-		switch c := data[i]; {
-		case c == '\\' && quote == '"':
-			i++
-		case long && bytes.HasPrefix(data[i:], triple):
-			return i + 3
-		case !long && c == '\n':
-			return i // the caller counts it
-		case !long && c == quote:
-			return i + 1
-		}
-	}
-	return len(data)
+	return d.join()
 }
 
 // problems collects the mistakes of one config.
@@ -222,110 +155,139 @@ func (p *problems) failed(key string) bool {
 	return slices.ContainsFunc(*p, func(e *Error) bool { return e.Key == key })
 }
 
+// A decoder reads what the TOML library has made of a text into a table.
 type decoder struct {
 	problems
-	md     *toml.MetaData
-	keys   map[string]key
-	names  []string // of keys, in the order of the file
-	tables map[string]bool
-	lines  map[string]int // where each key of the file stands
-	more   bool           // there are more problems than are collected
+	where map[string]int // lines by place; see keyLines
+	lines map[string]int // lines by path, of what was found
+	more  bool           // there are more problems than are collected
 }
 
-// table reads one [table] that is known.
-func (d *decoder) table(name string, p toml.Primitive) {
-	var v any
-	if err := d.md.PrimitiveDecode(p, &v); err != nil {
-		v = nil
-	}
-	if _, ok := v.(map[string]any); !ok {
-		d.add(&Error{Key: "[" + name + "]", Line: d.line(p), Problem: "is no table", Allowed: "one table headed [" + name + "]"})
-		return
-	}
-	members := d.members(p)
-	for _, member := range slices.Sorted(maps.Keys(members)) {
-		d.setting(name+"."+member, members[member])
-	}
+// full reports whether there are as many problems as a reader can want.
+func (d *decoder) full() bool {
+	d.more = d.more || len(d.problems) >= maxProblems
+	return d.more
 }
 
-// setting reads one key, known or not.
-func (d *decoder) setting(name string, p toml.Primitive) {
-	if len(d.problems) >= maxProblems {
-		d.more = true
-		return
-	}
-	line := d.line(p)
-	k, ok := d.keys[name]
-	if !ok {
-		d.add(d.unknown(name, line))
-		return
-	}
-	d.lines[name] = line
-	var v any
-	if err := d.md.PrimitiveDecode(p, &v); err != nil {
-		d.add(&Error{Key: name, Line: line, Problem: "cannot be read", Allowed: k.allowed})
-		return
-	}
-	if problem := k.decode(v); problem != "" {
-		d.add(&Error{Key: name, Line: line, Problem: problem, Allowed: k.allowed})
-	}
-}
+// A spot is where a table of the file stands: its path for messages,
+// target[orders].tls, and its place in the text, target[#2].tls.
+type spot struct{ path, place string }
 
-// unknown is the error for a key that is none of ours.
-func (d *decoder) unknown(name string, line int) *Error {
-	switch name {
-	case "detour", "target":
-		return &Error{Key: "[" + name + "]", Line: line,
-			Problem: "this version of redisguard does not know it yet, so it would have no effect", Allowed: "take it out"}
-	case "policy.on_demoted", "policy.on_removed", "policy.on_replaced", "policy.on_address_withdrawn":
-		return &Error{Key: name, Line: line,
-			Problem: "this version of redisguard does not know it yet, so it would have no effect", Allowed: "take it out"}
-	}
-	e := &Error{Key: clean(name), Line: line, Problem: "unknown key"}
-	if near := nearest(name, d.names, d.tables); near != "" {
-		e.Problem += ", did you mean " + near + "?"
-	}
-	table, _, _ := strings.Cut(name, ".")
-	var here []string
-	for _, n := range d.names {
-		if t, key, ok := strings.Cut(n, "."); ok && t == table {
-			here = append(here, key)
+// table reads the members of a table of the file into t. within is "" or, in a
+// table within t, its name and a dot.
+func (d *decoder) table(t table, at spot, within string, members map[string]any) {
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		if d.full() {
+			return
+		}
+		v, rel := members[name], within+quoted(name)
+		here := spot{path: place(at.path, name), place: place(at.place, name)}
+		line := d.where[here.place]
+		if k, ok := t.key(rel); ok {
+			d.lines[here.path] = line
+			if problem := k.decode(v); problem != "" {
+				d.add(&Error{Key: here.path, Line: line, Problem: problem, Allowed: k.allowed})
+			}
+		} else if a, ok := t.array(rel); ok {
+			d.array(a, here, v)
+		} else if !t.has(rel) {
+			d.add(unknown(t, at.path, within, name, line))
+		} else if inner, ok := v.(map[string]any); ok {
+			d.table(t, here, rel+".", inner)
+		} else {
+			head := header(here.path, false)
+			d.add(&Error{Key: head, Line: line, Problem: "is no table", Allowed: "one table headed " + head})
 		}
 	}
-	if len(here) > 0 {
-		e.Allowed = "in [" + table + "] " + strings.Join(here, ", ")
+}
+
+// array reads the elements of an array of tables.
+func (d *decoder) array(a array, at spot, v any) {
+	head, line := header(at.path, true), d.where[at.place]
+	elements, ok := tables(v)
+	if !ok {
+		d.add(&Error{Key: head, Line: line, Problem: "is no array of tables", Allowed: "tables that are each headed " + head})
+		return
+	}
+	if n := len(elements); n > a.most {
+		bad := a.tooMany(at.path, n)
+		bad.Line = line
+		d.add(bad)
+		return
+	}
+	a.grow(len(elements))
+	// The names come first, since the paths of everything else contain them.
+	for i, e := range elements {
+		if name, ok := e["name"].(string); ok {
+			a.at(i).keys[0].decode(name)
+		}
+	}
+	for i, label := range a.labels() {
+		here := spot{path: at.path + "[" + label + "]", place: element(at.place, i+1)}
+		d.lines[here.path] = d.where[here.place]
+		d.table(a.at(i), here, "", elements[i])
+	}
+}
+
+// tables are the elements of an array of tables, which the library gives in
+// two forms: that of [[target]] and that of target = [{...}].
+func tables(v any) (list []map[string]any, ok bool) {
+	switch v := v.(type) {
+	case []map[string]any:
+		return v, true
+	case []any:
+		for _, e := range v {
+			m, ok := e.(map[string]any)
+			if !ok {
+				return nil, false
+			}
+			list = append(list, m)
+		}
+		return list, true
+	}
+	return nil, false
+}
+
+// line is where the setting at path stands, or else the element of an array that
+// ought to have it; 0 if neither is in the text.
+func (d *decoder) line(path string) int {
+	for {
+		if line, ok := d.lines[path]; ok {
+			return line
+		}
+		end := strings.LastIndexByte(path, '.')
+		if end < 0 {
+			return 0
+		}
+		path = path[:end]
+	}
+}
+
+// unknown is the error for a key that is none of ours: name in the table with
+// the given path, which is the one called within in t.
+func unknown(t table, path, within, name string, line int) *Error {
+	key := place(path, name)
+	switch key {
+	case "detour":
+		return &Error{Key: "[" + key + "]", Line: line,
+			Problem: "this version of redisguard does not know it yet, so it would have no effect", Allowed: "take it out"}
+	case "policy.on_address_withdrawn":
+		return &Error{Key: key, Line: line,
+			Problem: "this version of redisguard does not know it yet, so it would have no effect", Allowed: "take it out"}
+	case "watch.births":
+		return &Error{Key: key, Line: line, Problem: "is called watch.tracepoints now", Allowed: "watch.tracepoints with the same value"}
+	}
+	e := &Error{Key: key, Line: line, Problem: "unknown key"}
+	// Of a table within an element only what comes after the element is t's.
+	around := strings.TrimSuffix(path+".", within)
+	if around == "." {
+		around = ""
+	}
+	if near := nearest(within+name, t, around); near != "" {
+		e.Problem += ", did you mean " + near + "?"
+	}
+	if here := t.members(within); path != "" && len(here) > 0 {
+		e.Allowed = "in " + header(path, false) + " " + strings.Join(here, ", ")
 	}
 	return e
 }
-
-// members are the keys of a table.
-func (d *decoder) members(p toml.Primitive) map[string]toml.Primitive {
-	var m map[string]toml.Primitive
-	if err := d.md.PrimitiveDecode(p, &m); err != nil {
-		return nil
-	}
-	return m
-}
-
-// line is where p stands, 0 if that cannot be told. The library keeps positions
-// to itself but puts them into the error of a value that refuses to be decoded.
-// A table that exists only through dotted keys has none: then it is where the
-// first of them stands.
-func (d *decoder) line(p toml.Primitive) int {
-	err := d.md.PrimitiveDecode(p, refuse{})
-	if pe, ok := errors.AsType[toml.ParseError](err); ok && pe.Position.Line > 0 {
-		return pe.Position.Line
-	}
-	first := 0
-	for _, m := range d.members(p) {
-		if l := d.line(m); l > 0 && (first == 0 || l < first) {
-			first = l
-		}
-	}
-	return first
-}
-
-// refuse is a value that cannot be decoded.
-type refuse struct{}
-
-func (refuse) UnmarshalTOML(any) error { return errors.New("position asked for") }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/redisguard/redisguard/internal/sys"
 )
 
 // How Watch looks. inotify says at once that something happened; the poll is
@@ -123,7 +125,7 @@ type notifier struct {
 
 func newNotifier() *notifier {
 	n := &notifier{watches: map[string]int{}, happened: make(chan struct{}, 1)}
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	fd, err := sys.InotifyInit(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return n // too many users of inotify: polling does
 	}

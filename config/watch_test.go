@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/redisguard/redisguard/lab/labtest"
 )
 
 type outcome struct {
@@ -101,13 +103,6 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestWatchChanges(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.toml")
 	write(t, path, ports("1"))
@@ -118,7 +113,7 @@ func TestWatchChanges(t *testing.T) {
 	next(t, outcomes, 2, "")
 
 	write(t, path+".new", ports("3")) // by rename
-	must(t, os.Rename(path+".new", path))
+	labtest.Must(t, os.Rename(path+".new", path))
 	next(t, outcomes, 3, "")
 
 	write(t, path, ports("0"))
@@ -131,25 +126,25 @@ func TestWatchChanges(t *testing.T) {
 	write(t, path+".other", "")
 	quiet(t, outcomes, path)
 
-	must(t, os.Remove(path))
+	labtest.Must(t, os.Remove(path))
 	next(t, outcomes, 0, "no such file")
 	write(t, path, ports("4242"))
 	next(t, outcomes, 4242, "")
 }
 
-// A writer who takes his time must not have his first half believed.
+// Of a file that is written slowly the first half must not be read as the whole.
 func TestWatchHalfWritten(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.toml")
 	write(t, path, ports("1"))
 	outcomes := watch(t, path)
 	next(t, outcomes, 1, "")
 	f, err := os.Create(path) // empty now, which is a valid config
-	must(t, err)
+	labtest.Must(t, err)
 	_, err = f.WriteString("[watch]\n")
-	must(t, err)
+	labtest.Must(t, err)
 	_, err = f.WriteString("ports = [5]\n")
-	must(t, err)
-	must(t, f.Close())
+	labtest.Must(t, err)
+	labtest.Must(t, f.Close())
 	next(t, outcomes, 5, "")
 	quiet(t, outcomes, path)
 }
@@ -160,19 +155,19 @@ func TestWatchConfigMap(t *testing.T) {
 	dir := t.TempDir()
 	turn := func(version, text string) {
 		t.Helper()
-		must(t, os.Mkdir(filepath.Join(dir, version), 0o700))
+		labtest.Must(t, os.Mkdir(filepath.Join(dir, version), 0o700))
 		write(t, filepath.Join(dir, version, "c.toml"), text)
-		must(t, os.Symlink(version, filepath.Join(dir, "..data_tmp")))
-		must(t, os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")))
+		labtest.Must(t, os.Symlink(version, filepath.Join(dir, "..data_tmp")))
+		labtest.Must(t, os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")))
 	}
 	turn("..v1", ports("1"))
 	path := filepath.Join(dir, "c.toml")
-	must(t, os.Symlink("..data/c.toml", path))
+	labtest.Must(t, os.Symlink("..data/c.toml", path))
 	outcomes := watch(t, path)
 	next(t, outcomes, 1, "")
 	for i, p := range []string{"2", "3"} {
 		turn("..v"+p, ports(p))
-		must(t, os.RemoveAll(filepath.Join(dir, "..v"+string(rune('1'+i)))))
+		labtest.Must(t, os.RemoveAll(filepath.Join(dir, "..v"+string(rune('1'+i)))))
 		next(t, outcomes, uint16(i+2), "")
 	}
 }
@@ -181,7 +176,7 @@ func TestWatchLinkToElsewhere(t *testing.T) {
 	real := filepath.Join(t.TempDir(), "real.toml")
 	write(t, real, ports("1"))
 	path := filepath.Join(t.TempDir(), "c.toml")
-	must(t, os.Symlink(real, path))
+	labtest.Must(t, os.Symlink(real, path))
 	outcomes := watch(t, path)
 	next(t, outcomes, 1, "")
 	write(t, real, ports("2"))
@@ -195,21 +190,21 @@ func TestWatchDirectoryGoesAndReturns(t *testing.T) {
 	next(t, outcomes, 0, "no such file") // not there yet
 
 	for range 2 {
-		must(t, os.Mkdir(dir, 0o700))
+		labtest.Must(t, os.Mkdir(dir, 0o700))
 		write(t, path, ports("1"))
 		next(t, outcomes, 1, "")
 		write(t, path, ports("2"))
 		next(t, outcomes, 2, "")
-		must(t, os.RemoveAll(dir))
+		labtest.Must(t, os.RemoveAll(dir))
 		next(t, outcomes, 0, "no such file")
 	}
 
-	must(t, os.Mkdir(dir, 0o700))
+	labtest.Must(t, os.Mkdir(dir, 0o700))
 	write(t, path, ports("1"))
 	next(t, outcomes, 1, "")
-	must(t, os.Rename(dir, dir+".old")) // moved away under the watch
+	labtest.Must(t, os.Rename(dir, dir+".old")) // moved away under the watch
 	next(t, outcomes, 0, "no such file")
-	must(t, os.Mkdir(dir, 0o700))
+	labtest.Must(t, os.Mkdir(dir, 0o700))
 	write(t, path, ports("3"))
 	next(t, outcomes, 3, "")
 }

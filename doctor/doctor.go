@@ -15,7 +15,10 @@ import (
 	"time"
 
 	"github.com/redisguard/redisguard/config"
+	"github.com/redisguard/redisguard/internal/paths"
+	"github.com/redisguard/redisguard/netns"
 	"github.com/redisguard/redisguard/proc"
+	"github.com/redisguard/redisguard/tcpstate"
 )
 
 // Status is what a check came to. The zero value is the careful one.
@@ -58,58 +61,76 @@ type Config struct {
 	// File is the config file to check. If empty, the default path, where a
 	// missing file is fine.
 	File string
-	// Timeout bounds each check. If 0, 2 s.
+	// Timeout bounds each check, and five times as long those that wait for other hosts. If
+	// 0, 2 s.
 	Timeout time.Duration
+	// Survey calls each with every watched connection in the namespaces that finder finds,
+	// and returns into how many it could look.
+	Survey func(ctx context.Context, c config.Config, finder netns.Finder, each func(netns.Namespace, *tcpstate.Connection)) (looked int, err error)
+	// Arming looks how connections stand, with processes from files and namespaces that
+	// are mounted below mounts. If nil, that is not checked: it takes more of redisguard
+	// than a check should know.
+	Arming func(ctx context.Context, c config.Config, files proc.FS, mounts []string) (Arming, error)
+	// Problems asks a running daemon what is wrong with each of its targets, by their names.
+	// If nil, that is not asked.
+	Problems func(ctx context.Context) (map[string][]string, error)
 }
 
 // check is one thing to look at. run need not name itself in its answer.
 type check struct {
-	name string
-	run  func(context.Context, *node) Finding
+	name   string
+	run    func(context.Context, *node) Finding
+	remote bool // it waits for other hosts, and has remotePatience times as long
 }
 
-// checks is all of them, in the order in which they are shown.
+// remotePatience: names that are looked up, and then servers that are asked one after another,
+// of which some may be gone, take longer than a look at this node.
+const remotePatience = 5
+
+// checks is all of them that every node has, in the order in which they are shown.
 func checks() []check {
 	return []check{
-		{"kernel", checkKernel},
-		{"sock-diag", checkSockDiag},
-		{"sock-destroy", checkSockDestroy},
-		{"socket-cookie", checkSocketCookie},
-		{"netns-cookie", checkNetNSCookie},
-		{"pidfd-getfd", checkPidfdGetfd},
-		{"setns", checkSetns},
-		{"births", checkBirths},
-		{"capabilities", checkCapabilities},
-		{"yama", checkYama},
-		{"seccomp", checkSeccomp},
-		{"hidepid", checkHidepid},
-		{"descriptors", checkDescriptors},
-		{"suspend", checkSuspend},
-		{"clock-sync", checkClockSync},
-		{"namespaces", checkNamespaces},
-		{"host-namespace", checkHostNamespace},
-		{"cgroups", checkCgroups},
-		{"tcp-retries2", checkRetries2},
-		{"tcp-keepalive", checkKeepalive},
-		{"tune", checkTune},
-		{"arm", checkArm},
-		{"mptcp", checkMPTCP},
-		{"config", checkConfig},
+		{name: "kernel", run: checkKernel},
+		{name: "sock-diag", run: checkSockDiag},
+		{name: "sock-destroy", run: checkSockDestroy},
+		{name: "socket-cookie", run: checkSocketCookie},
+		{name: "netns-cookie", run: checkNetNSCookie},
+		{name: "pidfd-getfd", run: checkPidfdGetfd},
+		{name: "setns", run: checkSetns},
+		{name: "connect-events", run: checkConnectEvents},
+		{name: "capabilities", run: checkCapabilities},
+		{name: "yama", run: checkYama},
+		{name: "seccomp", run: checkSeccomp},
+		{name: "hidepid", run: checkHidepid},
+		{name: "descriptors", run: checkDescriptors},
+		{name: "suspend", run: checkSuspend},
+		{name: "clock-sync", run: checkClockSync},
+		{name: "namespaces", run: checkNamespaces},
+		{name: "host-namespace", run: checkHostNamespace},
+		{name: "cgroups", run: checkCgroups},
+		{name: "tcp-retries2", run: checkRetries2},
+		{name: "tcp-keepalive", run: checkKeepalive},
+		{name: "tune", run: checkTune},
+		{name: "arm", run: checkArm},
+		{name: "mptcp", run: checkMPTCP},
+		{name: "config", run: checkConfig},
 	}
 }
 
 // Run runs all checks and returns their findings in a fixed order.
-func Run(ctx context.Context, cfg Config) []Finding { return run(ctx, cfg, checks()) }
+func Run(ctx context.Context, cfg Config) []Finding {
+	n := &node{root: cfg.Root, file: cfg.File, survey: cfg.Survey, arming: cfg.Arming, problems: cfg.Problems}
+	return run(ctx, n, cfg.Timeout, append(checks(), targetChecks(n)...))
+}
 
-func run(ctx context.Context, cfg Config, list []check) []Finding {
-	if cfg.Timeout == 0 {
-		cfg.Timeout = 2 * time.Second
+func run(ctx context.Context, n *node, timeout time.Duration, list []check) []Finding {
+	if timeout == 0 {
+		timeout = 2 * time.Second
 	}
-	n := &node{root: cfg.Root, file: cfg.File}
 	answers := make([]chan Finding, len(list))
 	for i, c := range list {
 		answers[i] = make(chan Finding, 1)
-		go func() { answers[i] <- c.try(ctx, n, cfg.Timeout) }()
+		go func() { answers[i] <- c.try(ctx, n, timeout) }()
 	}
 	findings := make([]Finding, len(list))
 	for i := range list {
@@ -121,6 +142,9 @@ func run(ctx context.Context, cfg Config, list []check) []Finding {
 // try runs the check on a goroutine that it gives up when the time is over:
 // nothing ends a system call that hangs, as on a dead network file system.
 func (c check) try(ctx context.Context, n *node, timeout time.Duration) Finding {
+	if c.remote {
+		timeout *= remotePatience
+	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	done := make(chan Finding, 1)
@@ -144,8 +168,12 @@ func (c check) try(ctx context.Context, n *node, timeout time.Duration) Finding 
 
 // node is what the checks look at. They share it, so it does not change.
 type node struct {
-	root string
-	file string
+	root   string
+	file   string
+	survey func(context.Context, config.Config, netns.Finder, func(netns.Namespace, *tcpstate.Connection)) (int, error)
+	arming func(context.Context, config.Config, proc.FS, []string) (Arming, error)
+	// problems is Config.Problems.
+	problems func(context.Context) (map[string][]string, error)
 }
 
 func (n *node) path(p string) string { return filepath.Join("/", n.root, p) }
@@ -162,7 +190,7 @@ func (n *node) procFS() proc.FS { return proc.FS{Proc: n.path("/proc")} }
 func (n *node) config() config.Config {
 	path := n.file
 	if path == "" {
-		path = config.DefaultPath
+		path = paths.Config
 	}
 	if c, err := config.Load(path); err == nil {
 		return c

@@ -9,13 +9,17 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/redisguard/redisguard/config"
+	"github.com/redisguard/redisguard/lab/labtest"
+	"github.com/redisguard/redisguard/netns"
+	"github.com/redisguard/redisguard/proc"
 	"github.com/redisguard/redisguard/tcpstate"
+	"github.com/redisguard/redisguard/view"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { labtest.Main(m) }
 
 // root makes a tree of files to look at.
 func root(t *testing.T, files map[string]string) *node {
@@ -60,7 +64,7 @@ func TestChecksOnFixtures(t *testing.T) {
 		{"root", checkCapabilities, files{status: "Name:\tx\nCapEff:\t000001ffffffffff\n"}, OK, "CAP_SYS_PTRACE", ""},
 		{"the three", checkCapabilities, files{status: "CapEff:\t0000000000281000\n", fdinfo: "pos:\t0\nflags:\t02\nmnt_id:\t9\nino:\t7\n"}, OK, "CAP_SYS_PTRACE", ""},
 		{"the three before Linux 5.14", checkCapabilities, files{status: "CapEff:\t0000000000281000\n", fdinfo: "pos:\t0\nflags:\t02\nmnt_id:\t9\n"}, Warn, "without CAP_DAC_READ_SEARCH", "CAP_DAC_READ_SEARCH"},
-		{"nobody", checkCapabilities, files{status: "CapEff:\t0000000000000000\n"}, Fail, "nothing can be reaped", "CAP_NET_ADMIN, CAP_SYS_ADMIN"},
+		{"nobody", checkCapabilities, files{status: "CapEff:\t0000000000000000\n"}, Fail, "connections are only observed, none can be ended", "CAP_NET_ADMIN, CAP_SYS_ADMIN"},
 		{"capabilities that are no number", checkCapabilities, files{status: "CapEff:\tlots\n"}, CouldNotTell, "lots", ""},
 		{"capabilities that are missing", checkCapabilities, files{status: "Name:\tx\n"}, CouldNotTell, "no line CapEff", ""},
 
@@ -77,8 +81,8 @@ func TestChecksOnFixtures(t *testing.T) {
 		{"hidepid passed", checkHidepid, files{mounts: "proc /proc proc rw,hidepid=2 0 0\n", status: "CapEff:\t80000\n"}, OK, "passes", ""},
 		{"hidepid mounted over", checkHidepid, files{mounts: "proc /proc proc rw,hidepid=2 0 0\nproc /proc proc rw 0 0\n"}, OK, "all processes", ""},
 
-		{"tracepoint", checkBirths, files{"sys/kernel/debug/tracing/events/sock/inet_sock_set_state/id": "1234\n"}, OK, "tracepoint 1234", ""},
-		{"no tracepoint", checkBirths, nil, Warn, "by looking only", "CONFIG_FTRACE"},
+		{"tracepoint", checkConnectEvents, files{"sys/kernel/debug/tracing/events/sock/inet_sock_set_state/id": "1234\n"}, OK, "tracepoint 1234", ""},
+		{"no tracepoint", checkConnectEvents, nil, Warn, "by looking only", "CONFIG_FTRACE"},
 
 		{"cgroup v2", checkCgroups, files{"sys/fs/cgroup/cgroup.controllers": "cpu"}, OK, "cgroup v2", ""},
 		{"cgroup v1", checkCgroups, files{"sys/fs/cgroup/memory/tasks": ""}, OK, "cgroup v1", ""},
@@ -150,7 +154,7 @@ func TestConfigCheck(t *testing.T) {
 // TestRun has all checks look at this machine, as root: what they cannot tell
 // here they could tell nowhere.
 func TestRun(t *testing.T) {
-	findings := Run(t.Context(), Config{})
+	findings := Run(t.Context(), Config{Survey: surveyed(1, false), Arming: func(context.Context, config.Config, proc.FS, []string) (Arming, error) { return Arming{}, nil }})
 	if len(findings) != len(checks()) {
 		t.Fatalf("%d findings of %d checks", len(findings), len(checks()))
 	}
@@ -176,15 +180,15 @@ func TestOneCheckHidesNoOther(t *testing.T) {
 	release := make(chan struct{})
 	ended := make(chan struct{})
 	list := []check{
-		{"panics", func(context.Context, *node) Finding { panic("boom") }},
-		{"hangs", func(context.Context, *node) Finding {
+		{name: "panics", run: func(context.Context, *node) Finding { panic("boom") }},
+		{name: "hangs", run: func(context.Context, *node) Finding {
 			defer close(ended)
 			<-release
 			return Finding{Status: OK}
 		}},
-		{"works", func(context.Context, *node) Finding { return Finding{Status: OK, Evidence: "fine"} }},
+		{name: "works", run: func(context.Context, *node) Finding { return Finding{Status: OK, Evidence: "fine"} }},
 	}
-	got := run(t.Context(), Config{Timeout: 20 * time.Millisecond}, list)
+	got := run(t.Context(), &node{}, 20*time.Millisecond, list)
 	close(release)
 	<-ended
 	for i, want := range []struct {
@@ -205,4 +209,49 @@ func FuzzParse(f *testing.F) {
 		parseRelease(s)
 		parseHidepid(s)
 	})
+}
+
+// surveyed is a survey of looked namespaces, in the last of which are these connections.
+func surveyed(looked int, mptcp ...bool) func(context.Context, config.Config, netns.Finder, func(netns.Namespace, *tcpstate.Connection)) (int, error) {
+	return func(_ context.Context, _ config.Config, _ netns.Finder, each func(netns.Namespace, *tcpstate.Connection)) (int, error) {
+		for _, m := range mptcp {
+			each(netns.Namespace{Name: "web"}, &tcpstate.Connection{MPTCP: m})
+		}
+		return looked, nil
+	}
+}
+
+func TestMPTCP(t *testing.T) {
+	for _, c := range []struct {
+		n      node
+		status Status
+		says   string
+	}{
+		{node{}, CouldNotTell, "not looked at"},
+		{node{survey: surveyed(0)}, CouldNotTell, "no network namespace"},
+		{node{survey: surveyed(3)}, OK, "none of 0"},
+		{node{survey: surveyed(3, false, false)}, OK, "none of 2"},
+		{node{survey: surveyed(3, false, true)}, Warn, "1 of 2 connections to watched ports are MPTCP, as in namespace web"},
+	} {
+		if f := checkMPTCP(t.Context(), &c.n); f.Status != c.status || !strings.Contains(f.Evidence, c.says) {
+			t.Errorf("%+v, want %v and %q", f, c.status, c.says)
+		}
+	}
+}
+
+func TestArming(t *testing.T) {
+	for _, tt := range []struct {
+		a      Arming
+		status Status
+		says   string
+	}{
+		{Arming{}, OK, "no connection"},
+		{Arming{States: map[view.ArmState]int{view.ArmDone: 2, view.ArmExempt: 1}}, OK, "3 connections to watched ports: 2 armed, 0 would be"},
+		{Arming{States: map[view.ArmState]int{view.ArmPlanned: 2}, Never: 1}, OK, "1 would never notice"},
+		{Arming{States: map[view.ArmState]int{view.ArmFailed: 2}}, Warn, "2 cannot be reached"},
+	} {
+		if f := armFinding(&tt.a); f.Status != tt.status || !strings.Contains(f.Evidence, tt.says) || (f.Remedy != "") != (tt.status == Warn) {
+			t.Errorf("%+v: %+v", tt.a, f)
+		}
+	}
 }

@@ -110,11 +110,11 @@ func sockDestroy(c tcpstate.Capability) Finding {
 
 // withSocket calls fn with a socket that is closed afterwards.
 func withSocket(fn func(fd int) Finding) Finding {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := sys.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return cannotTell(fmt.Errorf("cannot open a socket: %w", err))
 	}
-	defer unix.Close(fd)
+	defer sys.Close(fd)
 	return fn(fd)
 }
 
@@ -149,12 +149,12 @@ func checkNetNSCookie(context.Context, *node) Finding {
 func checkPidfdGetfd(context.Context, *node) Finding {
 	const less = "options on other processes' sockets cannot be set, and nothing replaces SOCK_DESTROY where it is missing"
 	return withSocket(func(fd int) Finding {
-		pidfd, err := unix.PidfdOpen(os.Getpid(), 0)
+		pidfd, err := sys.PidfdOpen(os.Getpid(), 0)
 		if err == nil {
-			defer unix.Close(pidfd)
+			defer sys.Close(pidfd)
 			var dup int
-			if dup, err = unix.PidfdGetfd(pidfd, fd, 0); err == nil {
-				unix.Close(dup)
+			if dup, err = sys.PidfdGetfd(pidfd, fd, 0); err == nil {
+				sys.Close(dup)
 				return Finding{Status: OK, Evidence: "pidfd_getfd works on our own process"}
 			}
 		}
@@ -172,11 +172,11 @@ func checkPidfdGetfd(context.Context, *node) Finding {
 func checkSetns(context.Context, *node) Finding {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := sys.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return cannotTell(fmt.Errorf("cannot open our own network namespace: %w", err))
 	}
-	defer unix.Close(fd)
+	defer sys.Close(fd)
 	switch err := unix.Setns(fd, unix.CLONE_NEWNET); {
 	case err == nil:
 		return Finding{Status: OK, Evidence: "network namespaces can be entered"}
@@ -188,16 +188,16 @@ func checkSetns(context.Context, *node) Finding {
 	}
 }
 
-const birthsID = "events/sock/inet_sock_set_state/id"
+const connectEventsID = "events/sock/inet_sock_set_state/id"
 
-// checkBirths looks for the tracepoint that tells of new connections. Its number
-// is in tracefs, which need not be mounted: a mount that nobody else sees is
+// checkConnectEvents looks for the tracepoint that tells of new connections. Its number
+// is in tracefs, which need not be mounted: a mount that no other process sees is
 // enough.
-func checkBirths(_ context.Context, n *node) Finding {
+func checkConnectEvents(_ context.Context, n *node) Finding {
 	var found string
 	var lastErr error
 	for _, dir := range []string{"/sys/kernel/tracing", "/sys/kernel/debug/tracing"} {
-		id, err := n.read(dir + "/" + birthsID)
+		id, err := n.read(dir + "/" + connectEventsID)
 		if err == nil {
 			found = fmt.Sprintf("tracepoint %s in %s", id, dir)
 			break
@@ -225,28 +225,14 @@ func checkBirths(_ context.Context, n *node) Finding {
 
 // privateTracefs reads the tracepoint's number from a detached mount.
 func privateTracefs() (string, error) {
-	fsfd, err := unix.Fsopen("tracefs", unix.FSOPEN_CLOEXEC)
+	dir, err := sys.OpenTracefs()
 	if err != nil {
-		return "", fmt.Errorf("cannot open tracefs: %w", err)
+		return "", err
 	}
-	defer unix.Close(fsfd)
-	if err := unix.FsconfigCreate(fsfd); err != nil {
-		return "", fmt.Errorf("cannot make an instance of tracefs: %w", err)
-	}
-	mount, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, 0)
+	defer dir.Close()
+	id, err := sys.ReadAt(dir, connectEventsID)
 	if err != nil {
-		return "", fmt.Errorf("cannot mount tracefs: %w", err)
+		return "", fmt.Errorf("cannot read the tracepoint's number in tracefs: %w", err)
 	}
-	defer unix.Close(mount)
-	fd, err := unix.Openat(mount, birthsID, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", fmt.Errorf("cannot open %s in tracefs: %w", birthsID, err)
-	}
-	defer unix.Close(fd)
-	buf := make([]byte, 32)
-	k, err := unix.Read(fd, buf)
-	if err != nil {
-		return "", fmt.Errorf("cannot read %s in tracefs: %w", birthsID, err)
-	}
-	return strings.TrimSpace(string(buf[:k])), nil
+	return strings.TrimSpace(string(id)), nil
 }

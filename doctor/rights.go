@@ -9,21 +9,9 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-)
 
-// needed are the capabilities, and which job suffers without each.
-var needed = []struct {
-	bit    uint
-	name   string
-	status Status
-	less   string
-}{
-	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", Fail, "nothing can be reaped"},
-	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", Fail, "no network namespace but our own is seen, and no pod with it"},
-	{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", Warn, "namespaces and owners of other users' processes stay unknown, and no option can be set on their sockets"},
-	// Only where infoHasInode does not hold.
-	{unix.CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH", Warn, "the processes of other users' connections stay unknown"},
-}
+	"github.com/redisguard/redisguard/internal/rights"
+)
 
 // statusField is one line of /proc/self/status.
 func (n *node) statusField(name string) (string, error) {
@@ -58,17 +46,21 @@ func checkCapabilities(_ context.Context, n *node) Finding {
 	}
 	f := Finding{Status: OK}
 	var have, missing, names []string
-	for _, c := range needed {
-		if caps&(1<<c.bit) != 0 {
-			have = append(have, c.name)
+	for _, r := range rights.List() {
+		if caps&(1<<r.Number) != 0 {
+			have = append(have, r.Name)
 			continue
 		}
-		if c.bit == unix.CAP_DAC_READ_SEARCH && caps&(1<<unix.CAP_SYS_PTRACE) != 0 && n.infoHasInode() {
+		if r.Number == unix.CAP_DAC_READ_SEARCH && caps&(1<<unix.CAP_SYS_PTRACE) != 0 && n.infoHasInode() {
 			continue
 		}
-		missing = append(missing, fmt.Sprintf("without %s %s", c.name, c.less))
-		names = append(names, c.name)
-		f.Status = max(f.Status, c.status)
+		missing = append(missing, fmt.Sprintf("without %s %s", r.Name, r.Lost))
+		names = append(names, r.Name)
+		if r.Vital {
+			f.Status = Fail
+		} else {
+			f.Status = max(f.Status, Warn)
+		}
 	}
 	if len(missing) == 0 {
 		f.Evidence = strings.Join(have, ", ")

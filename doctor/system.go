@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/redisguard/redisguard/config"
+	"github.com/redisguard/redisguard/internal/paths"
 	"github.com/redisguard/redisguard/netns"
-	"github.com/redisguard/redisguard/supervisor"
+	"github.com/redisguard/redisguard/policy"
 	"github.com/redisguard/redisguard/sysctl"
 	"github.com/redisguard/redisguard/tcpstate"
 )
@@ -214,7 +215,7 @@ func checkTune(ctx context.Context, n *node) Finding {
 		return cannotTell(err)
 	}
 	f := Finding{Status: OK, Evidence: "the host's limits: " + sysctl.Mean(values, 0).String()}
-	store := supervisor.TuneStore(n.path(supervisor.StateDir))
+	store := sysctl.Store{Path: paths.Tuned(n.path(paths.State))}
 	state, err := store.Load()
 	switch {
 	case errors.Is(err, sysctl.ErrRefused):
@@ -232,34 +233,20 @@ func checkTune(ctx context.Context, n *node) Finding {
 // checkMPTCP looks for clients that cannot be helped: ending a subflow is no
 // news to the application, which sees the MPTCP connection.
 func checkMPTCP(ctx context.Context, n *node) Finding {
-	thread, err := netns.NewThread()
+	if n.survey == nil {
+		return cannotTell(errors.New("connections were not looked at"))
+	}
+	all, mptcp := 0, 0
+	where := ""
+	looked, err := n.survey(ctx, n.config(), n.finder(), func(ns netns.Namespace, c *tcpstate.Connection) {
+		all++
+		if c.MPTCP {
+			mptcp++
+			where = ns.String()
+		}
+	})
 	if err != nil {
 		return cannotTell(err)
-	}
-	defer thread.Close()
-	finder := n.finder()
-	list, _ := finder.Find(ctx, thread) // checkNamespaces speaks of the error
-	var socket tcpstate.Socket
-	all, mptcp, looked := 0, 0, 0
-	where := ""
-	for _, ns := range list {
-		err := thread.Visit(ns, func() error {
-			if err := socket.Open(); err != nil {
-				return err
-			}
-			defer socket.Close()
-			return socket.Dump(tcpstate.Filter{RemotePorts: n.config().Watch.Ports}, func(c *tcpstate.Connection) error {
-				all++
-				if c.MPTCP {
-					mptcp++
-					where = ns.String()
-				}
-				return ctx.Err()
-			})
-		})
-		if err == nil {
-			looked++
-		}
 	}
 	switch {
 	case looked == 0:
@@ -274,12 +261,14 @@ func checkMPTCP(ctx context.Context, n *node) Finding {
 func checkConfig(_ context.Context, n *node) Finding {
 	path, asked := n.file, n.file != ""
 	if !asked {
-		path = config.DefaultPath
+		path = paths.Config
 	}
 	c, err := config.Load(path)
 	switch {
 	case err == nil:
-		return Finding{Status: OK, Evidence: fmt.Sprintf("%s is valid: connections to ports %d are in mode %s", path, c.Watch.Ports, config.Ceiling(c.Mode, c.Watch.Mode, c.Reap.Mode))}
+		p := policy.New(policy.Inputs{Config: &c, Override: config.Enforce}, nil)
+		mode, _ := p.Mode(policy.Reap)
+		return Finding{Status: OK, Evidence: fmt.Sprintf("%s is valid: connections to ports %d are in mode %s", path, p.Interest.Ports(), mode)}
 	case !asked && errors.Is(err, fs.ErrNotExist):
 		return Finding{Status: OK, Evidence: "there is no " + path + ": the defaults hold, which only observe"}
 	}

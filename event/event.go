@@ -1,10 +1,10 @@
-// Package event carries what redisguard has judged and done to whoever wants to
-// know: the log, the audit file, and subscribers.
+// Package event carries what redisguard has judged and done to its readers:
+// the log, the audit file, and subscribers.
 //
 // A [Hub] numbers events and keeps the last ones in a ring, beside the [State]
 // that follows from all of them. A subscriber is no more than a place in the
-// ring: publishing never waits for anybody, costs the same for one subscriber and
-// for ten thousand, and who falls so far behind that the ring has gone round is
+// ring: publishing never blocks, costs the same for one subscriber and
+// for ten thousand, and a reader that falls so far behind that the ring has gone round is
 // told so instead of missing something silently. What an event looks like on the
 // wire is worked out once, when the first one asks, and shared by all.
 package event
@@ -27,9 +27,14 @@ type Event struct {
 	// Text says it in words.
 	Text     string         `json:"text"`
 	Endpoint netip.AddrPort `json:"endpoint,omitzero"`
+	// Target names the target that it is about, in the words of the config; "" where the
+	// endpoint is watched for its port alone.
+	Target string `json:"target,omitempty"`
 	// NS is the network namespace, and Namespace what people call it.
 	NS        verdict.NS `json:"ns,omitempty"`
 	Namespace string     `json:"namespace,omitempty"`
+	// Interface is that of the path, see verdict.PathKey.
+	Interface uint32 `json:"interface,omitempty"`
 	// Connection may be missing in an event about a connection that was gone
 	// before it could be described; Cookie is there always.
 	Connection *Connection       `json:"connection,omitempty"`
@@ -39,13 +44,20 @@ type Event struct {
 	TookMs int64 `json:"took_ms,omitempty"`
 	// Outcome is what became of an act.
 	Outcome string `json:"outcome,omitempty"`
+	// Change says what has become another one, such as the primary of a target.
+	Change *Change `json:"change,omitempty"`
 	// Peer asked for the act, nil where the guard itself decided.
 	Peer *Peer `json:"peer,omitempty"`
 	// Mode comes with ModeChanged.
 	Mode *Mode `json:"mode,omitempty"`
 }
 
-// The daemon's own types, beside those of package verdict.
+// Path is the path that the event is about, if it is about one.
+func (e *Event) Path() verdict.PathKey {
+	return verdict.PathKey{NS: e.NS, Endpoint: e.Endpoint, Interface: e.Interface}
+}
+
+// The daemon's own types, beside those of package verdict; see kinds for all of them.
 const (
 	ModeChanged   verdict.EventType = "mode.changed"
 	ConfigChanged verdict.EventType = "config.changed"
@@ -61,19 +73,21 @@ const (
 	ArmResumed         verdict.EventType = "arm.resumed"
 )
 
-// Types are all types of events.
-func Types() []verdict.EventType {
-	return append(verdict.EventTypes(), ModeChanged, ConfigChanged, ConfigRefused,
-		NamespaceTuned, NamespaceRestored, NamespaceDrift, NamespaceDriftOver, TuneFailed, TuneResumed, ArmFailed, ArmResumed)
+// Change is what something was and is; empty where it was nothing, or is nothing.
+type Change struct {
+	From string `json:"from,omitempty"`
+	To   string `json:"to,omitempty"`
 }
 
 // Connection names a connection and whose it is.
 type Connection struct {
 	Local  netip.AddrPort `json:"local"`
 	Remote netip.AddrPort `json:"remote"`
-	Cookie uint64         `json:"cookie"`
-	UID    uint32         `json:"uid"`
-	PID    int            `json:"pid,omitempty"`
+	// Interface is the one that its socket is bound to, by its index in the namespace.
+	Interface uint32 `json:"interface,omitempty"`
+	Cookie    uint64 `json:"cookie"`
+	UID       uint32 `json:"uid"`
+	PID       int    `json:"pid,omitempty"`
 	// Comm is the process's own word for itself, escaped.
 	Comm         string `json:"comm,omitempty"`
 	Unit         string `json:"unit,omitempty"`
@@ -83,7 +97,7 @@ type Connection struct {
 	ContainerID  string `json:"container_id,omitempty"`
 }
 
-// Peer is who asked for an act.
+// Peer is the client that asked for an act.
 type Peer struct {
 	PID    int    `json:"pid"`
 	UID    uint32 `json:"uid"`
@@ -110,7 +124,7 @@ const (
 	forms
 )
 
-// Record is an event as the hub keeps it. Nobody changes it.
+// Record is an event as the hub keeps it. It is immutable.
 type Record struct {
 	Event
 	wire wire

@@ -22,7 +22,7 @@ type Hub struct {
 	epoch string
 
 	// mu is held for well under a microsecond at a time: by Publish to append,
-	// by readers to copy pointers out. Nobody encodes, writes or waits under it.
+	// by readers to copy pointers out. No encoding, write or wait happens under it.
 	mu    sync.Mutex
 	seq   uint64
 	ring  []*Record // the last ones; number n is at n % len
@@ -117,7 +117,7 @@ func (h *Hub) Last(n int) []*Record {
 	return list
 }
 
-// Snapshot is the state after the event with number Seq. Nobody changes it.
+// Snapshot is the state after the event with number Seq. It is immutable.
 type Snapshot struct {
 	Seq uint64
 	// Mode is nil before the first ModeChanged.

@@ -136,7 +136,7 @@ func TestSnapshotsAreExact(t *testing.T) {
 			mine := newState()
 			mine.mode = snap.Mode
 			for _, f := range snap.Open {
-				mine.at[subjectOf(f)] = len(mine.open)
+				mine.at[subjectOf(f.Opened)] = len(mine.open)
 				mine.open = append(mine.open, f)
 			}
 			for seq := snap.Seq; seq < changes; {
@@ -227,7 +227,7 @@ func TestStateIsAPureFold(t *testing.T) {
 		a.Apply(rec)
 		b.Apply(rec)
 		for j, f := range a.open {
-			if a.at[subjectOf(f)] != j {
+			if a.at[subjectOf(f.Opened)] != j {
 				t.Fatalf("after %d events finding %d is not where it should be", i, j)
 			}
 		}
@@ -263,6 +263,7 @@ func TestFindings(t *testing.T) {
 		{"down, suspect", []Event{path("endpoint.down"), path("endpoint.suspect")}, 0, "endpoint.down"},
 		{"down, up", []Event{path("endpoint.down"), path("endpoint.up")}, 0, ""},
 		{"another path", []Event{path("endpoint.down"), {Type: "endpoint.up", NS: 8, Endpoint: ep}}, 0, "endpoint.down"},
+		{"another interface", []Event{path("endpoint.down"), {Type: "endpoint.up", NS: 7, Endpoint: ep, Interface: 3}}, 0, "endpoint.down"},
 		{"stalled, heard", []Event{conn("connection.stalled", ""), conn("connection.heard", "")}, 0, ""},
 		{"stalled, gone", []Event{conn("connection.stalled", ""), conn("connection.gone", "")}, 0, ""},
 		{"stalled, judged", []Event{conn("connection.stalled", ""), conn("connection.judged", "")}, 0, "connection.judged"},
@@ -305,7 +306,7 @@ func TestFindingsAreBounded(t *testing.T) {
 	for i := range 2 * maxOpen {
 		s.Apply(&Record{Event: Event{Seq: uint64(i + 1), Type: verdict.ConnectionStalled, Cookie: uint64(i + 1)}})
 	}
-	if most := ofConnection.most(); len(s.open) != most || s.unkept != uint64(2*maxOpen-most) {
+	if most := AboutConn.most(); len(s.open) != most || s.unkept != uint64(2*maxOpen-most) {
 		t.Errorf("%d open, %d not kept", len(s.open), s.unkept)
 	}
 	// They hide nothing else.
@@ -317,21 +318,21 @@ func TestFindingsAreBounded(t *testing.T) {
 		}
 	}
 	for i := len(s.open) - 1; i >= 0; i-- {
-		if k := subjectOf(s.open[i]); k.kind != ofConnection {
-			s.end(k, &Event{}, "")
+		if k := subjectOf(s.open[i].Opened); k.topic != AboutConn {
+			s.close(k, time.Time{}, 0, "")
 		}
 	}
 	sum := 0
-	for k := range kinds {
+	for k := range numberOfTopics {
 		sum += k.most()
 	}
-	if sum > maxOpen+3 { // breaker, config and arming have one each
-		t.Errorf("all kinds together may be %d", sum)
+	if sum > maxOpen+3*maxTargets+3 { // breaker, config and arming have one each
+		t.Errorf("all topics together may be %d", sum)
 	}
 	for i := range 2 * maxOpen {
 		s.Apply(&Record{Event: Event{Seq: uint64(i + 1), Type: verdict.ConnectionGone, Cookie: uint64(i + 1)}})
 	}
-	if len(s.open) != 0 || len(s.at) != 0 || len(s.ended) != keepEnded || s.kinds != [kinds]int{} {
+	if len(s.open) != 0 || len(s.at) != 0 || len(s.ended) != keepEnded || s.topics != [numberOfTopics]int{} {
 		t.Errorf("%d open, %d known, %d ended", len(s.open), len(s.at), len(s.ended))
 	}
 }

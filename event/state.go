@@ -1,13 +1,12 @@
 package event
 
 import (
-	"net/netip"
 	"time"
 
 	"github.com/redisguard/redisguard/verdict"
 )
 
-// Finding is a judged fact that lasts. Nobody changes one: when it ends, another
+// Finding is a judged fact that lasts. It is immutable: when it ends, another
 // takes its place.
 type Finding struct {
 	// Opened is the event that opened it; its number names the finding.
@@ -33,36 +32,24 @@ func (f *Finding) Wire(form Form, encode func(*Finding) []byte) []byte {
 // of this type: it is opened by a ConnectionReaped.
 const ReapFailed verdict.EventType = "reap.failed"
 
-// Codes are the codes of findings.
-func Codes() []verdict.EventType {
-	return []verdict.EventType{
-		verdict.EndpointSuspect, verdict.EndpointDown, verdict.ConnectionStalled, verdict.ConnectionJudged, ReapFailed,
-		verdict.ClientNotBack, verdict.GuardDoubt, verdict.GuardBreaker, ConfigRefused,
-		NamespaceDrift, TuneFailed, ArmFailed,
-	}
-}
-
 const (
 	// maxOpen bounds the open findings. A broken network with more stalled
-	// connections is described well enough by these. Each kind has its share, see
-	// kind.most.
+	// connections is described well enough by these. Each topic has its share, see
+	// Topic.most.
 	maxOpen = 4096
+	// maxTargets bounds those about targets, of which a config names a few.
+	maxTargets = 256 // as many as a config may have
 	// keepEnded is how many findings are remembered after their end.
 	keepEnded = 512
-	// What nothing ends is a finding for so long: a client that does not come
-	// back may have ended, and a breaker that held something back does not say
-	// when there is nothing to hold back any more.
-	notBackFor = 10 * time.Minute
-	breakerFor = 2 * time.Minute
 )
 
 // State is what follows from the events up to now: the mode and the findings. It
 // is a pure fold: the same events give the same state.
 type State struct {
 	mode   *Mode
-	open   []*Finding // in no order, so that a copy is one move of memory
-	shape  uint64     // counts changes of open
-	kinds  [kinds]int // of open
+	open   []*Finding          // in no order, so that a copy is one move of memory
+	shape  uint64              // counts changes of open
+	topics [numberOfTopics]int // of open
 	at     map[subject]int
 	ended  []*Finding // a ring
 	next   int        // of ended
@@ -70,42 +57,29 @@ type State struct {
 	unkept uint64
 }
 
-// subject is what a finding is about: there is one open finding about each at a
-// time.
+// subject is what a finding is about: there is one open finding about each at a time.
 type subject struct {
-	kind     kind
-	ns       verdict.NS
-	endpoint netip.AddrPort
-	number   uint64 // a cookie, or that of an event
+	topic  Topic
+	path   verdict.PathKey // of a namespace, that alone
+	number uint64          // a cookie, or that of an event
+	name   string          // of a target
 }
 
-type kind uint8
-
-const (
-	ofPath kind = iota
-	ofConnection
-	ofNamespace
-	ofBreaker
-	ofConfig
-	ofClient
-	ofDrift
-	ofTune
-	ofArm
-	kinds
-)
-
-// most is how many open findings of a kind there may be: whoever makes thousands of
-// connections stall must not hide what is wrong elsewhere.
-func (k kind) most() int {
-	switch k {
-	case ofConnection:
-		return maxOpen / 2
-	case ofPath:
-		return maxOpen / 4
-	case ofBreaker, ofConfig, ofArm:
-		return 1 // they are about the node
+// subjectOf is what an event's finding is about.
+func subjectOf(e *Event) subject {
+	switch t := Of(e.Type).Topic; t {
+	case AboutPath:
+		return subject{topic: t, path: e.Path()}
+	case AboutConn:
+		return subject{topic: t, path: verdict.PathKey{NS: e.NS}, number: e.Cookie}
+	case AboutClient:
+		return subject{topic: t, number: e.Seq}
+	case AboutDoubt, AboutDrift, AboutTune:
+		return subject{topic: t, path: verdict.PathKey{NS: e.NS}}
+	case AboutTarget, AboutSplit, AboutProblem:
+		return subject{topic: t, name: e.Target}
 	default:
-		return maxOpen / 16
+		return subject{topic: t} // there is one of it on a node
 	}
 }
 
@@ -115,69 +89,30 @@ func newState() State { return State{at: map[subject]int{}} }
 func (s *State) Apply(r *Record) {
 	e := &r.Event
 	s.Expire(e.Time)
-	path := subject{kind: ofPath, ns: e.NS, endpoint: e.Endpoint}
-	conn := subject{kind: ofConnection, ns: e.NS, number: e.Cookie}
-	space := subject{kind: ofNamespace, ns: e.NS}
-	switch e.Type {
-	case verdict.EndpointSuspect:
-		s.start(path, e, time.Time{})
-	case verdict.EndpointDown:
-		if f := s.about(path); f == nil || f.Code != e.Type {
-			s.end(path, e, "it is down")
-			s.start(path, e, time.Time{})
+	effect, key := Of(e.Type).effect(e), subjectOf(e)
+	if f := s.about(key); f != nil && effect.Ends && !(effect.Keeps && f.Code == effect.Code) {
+		why := effect.Why
+		if why == "" {
+			why = e.Text
 		}
-	case verdict.EndpointUp:
-		s.end(path, e, e.Text)
-	case verdict.ConnectionStalled:
-		s.start(conn, e, time.Time{})
-	case verdict.ConnectionJudged:
-		s.end(conn, e, "it is half-dead")
-		s.start(conn, e, time.Time{})
-	case verdict.ConnectionHeard, verdict.ConnectionGone:
-		s.end(conn, e, e.Text)
-	case verdict.ConnectionReaped:
-		switch verdict.ReapOutcome(e.Outcome) {
-		case verdict.ReapDone, verdict.ReapGone:
-			s.end(conn, e, "it was reaped")
-		case verdict.ReapFailed:
-			s.end(conn, e, "a reap has failed")
-			s.start(conn, e, time.Time{})
+		s.close(key, e.Time, e.Seq, why)
+	}
+	if effect.Code != "" {
+		until := time.Time{}
+		if effect.Lasts > 0 {
+			until = e.Time.Add(effect.Lasts)
 		}
-	case verdict.ClientNotBack:
-		s.start(subject{kind: ofClient, number: e.Seq}, e, e.Time.Add(notBackFor))
-	case verdict.GuardDoubt:
-		s.start(space, e, time.Time{})
-	case verdict.GuardDoubtOver:
-		s.end(space, e, "the doubt is over")
-	case verdict.GuardBreaker:
-		breaker := subject{kind: ofBreaker}
-		s.end(breaker, e, "it held back again")
-		s.start(breaker, e, e.Time.Add(breakerFor))
-	case ConfigRefused:
-		s.end(subject{kind: ofConfig}, e, "another one was refused")
-		s.start(subject{kind: ofConfig}, e, time.Time{})
-	case ConfigChanged:
-		s.end(subject{kind: ofConfig}, e, "a good config is in force")
-	case NamespaceDrift:
-		s.start(subject{kind: ofDrift, ns: e.NS}, e, time.Time{})
-	case NamespaceDriftOver:
-		s.end(subject{kind: ofDrift, ns: e.NS}, e, e.Text)
-	case TuneFailed:
-		s.end(subject{kind: ofTune, ns: e.NS}, e, "something else has failed")
-		s.start(subject{kind: ofTune, ns: e.NS}, e, time.Time{})
-	case TuneResumed:
-		s.end(subject{kind: ofTune, ns: e.NS}, e, e.Text)
-	case ArmFailed:
-		s.start(subject{kind: ofArm}, e, time.Time{})
-	case ArmResumed:
-		s.end(subject{kind: ofArm}, e, e.Text)
-	case ModeChanged:
-		s.mode = e.Mode
-		if e.Mode != nil && e.Mode.Effective == "off" {
-			for i := len(s.open) - 1; i >= 0; i-- {
-				if key := subjectOf(s.open[i]); key.kind != ofConfig {
-					s.end(key, e, "redisguard was switched off")
-				}
+		s.start(key, e, effect.Code, until)
+	}
+	if e.Type != ModeChanged {
+		return
+	}
+	s.mode = e.Mode
+	if e.Mode != nil && e.Mode.Effective == "off" {
+		// It is not followed up any more.
+		for i := len(s.open) - 1; i >= 0; i-- {
+			if key := subjectOf(s.open[i].Opened); key.topic != AboutConfig {
+				s.close(key, e.Time, e.Seq, "redisguard was switched off")
 			}
 		}
 	}
@@ -192,32 +127,25 @@ func (s *State) about(key subject) *Finding {
 }
 
 // start opens a finding, unless there is one about the same.
-func (s *State) start(key subject, e *Event, until time.Time) {
+func (s *State) start(key subject, e *Event, code verdict.EventType, until time.Time) {
 	if _, ok := s.at[key]; ok {
 		return
 	}
-	if len(s.open) >= maxOpen || s.kinds[key.kind] >= key.kind.most() {
+	if s.topics[key.topic] >= key.topic.most() {
 		s.unkept++
 		return
 	}
-	f := &Finding{Opened: e, Code: e.Type, Until: until}
-	if e.Type == verdict.ConnectionReaped {
-		f.Code = ReapFailed
-	}
+	f := &Finding{Opened: e, Code: code, Until: until}
 	s.at[key] = len(s.open)
 	s.open = append(s.open, f)
-	s.kinds[key.kind]++
+	s.topics[key.topic]++
 	s.shape++
 	if !until.IsZero() && (s.expiry.IsZero() || until.Before(s.expiry)) {
 		s.expiry = until
 	}
 }
 
-// end ends the finding about a subject, if there is one.
-func (s *State) end(key subject, e *Event, why string) {
-	s.close(key, e.Time, e.Seq, why)
-}
-
+// close ends the finding about a subject, if there is one.
 func (s *State) close(key subject, at time.Time, seq uint64, why string) {
 	i, ok := s.at[key]
 	if !ok {
@@ -228,12 +156,12 @@ func (s *State) close(key subject, at time.Time, seq uint64, why string) {
 	if i != last {
 		moved := s.open[last]
 		s.open[i] = moved
-		s.at[subjectOf(moved)] = i
+		s.at[subjectOf(moved.Opened)] = i
 	}
 	s.open[last] = nil
 	s.open = s.open[:last]
 	delete(s.at, key)
-	s.kinds[key.kind]--
+	s.topics[key.topic]--
 	s.shape++
 	done := &Finding{Opened: f.Opened, Code: f.Code, Until: f.Until, Ended: at, EndedBy: why, EndedSeq: seq}
 	if len(s.ended) < keepEnded {
@@ -241,31 +169,6 @@ func (s *State) close(key subject, at time.Time, seq uint64, why string) {
 	} else {
 		s.ended[s.next] = done
 		s.next = (s.next + 1) % keepEnded
-	}
-}
-
-// subjectOf is what an open finding is about.
-func subjectOf(f *Finding) subject {
-	e := f.Opened
-	switch f.Code {
-	case verdict.EndpointSuspect, verdict.EndpointDown:
-		return subject{kind: ofPath, ns: e.NS, endpoint: e.Endpoint}
-	case verdict.GuardDoubt:
-		return subject{kind: ofNamespace, ns: e.NS}
-	case verdict.GuardBreaker:
-		return subject{kind: ofBreaker}
-	case ConfigRefused:
-		return subject{kind: ofConfig}
-	case verdict.ClientNotBack:
-		return subject{kind: ofClient, number: e.Seq}
-	case NamespaceDrift:
-		return subject{kind: ofDrift, ns: e.NS}
-	case TuneFailed:
-		return subject{kind: ofTune, ns: e.NS}
-	case ArmFailed:
-		return subject{kind: ofArm}
-	default:
-		return subject{kind: ofConnection, ns: e.NS, number: e.Cookie}
 	}
 }
 
@@ -286,7 +189,7 @@ func (s *State) Expire(now time.Time) {
 		}
 	}
 	for _, f := range over {
-		s.close(subjectOf(f), f.Until, 0, "nothing more was seen of it")
+		s.close(subjectOf(f.Opened), f.Until, 0, "nothing more was seen of it")
 	}
 }
 

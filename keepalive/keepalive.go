@@ -4,7 +4,8 @@
 // An idle connection notices nothing of a peer that vanished, until keepalive asks.
 // The kernel asks only where the application turned it on, and then by default
 // after two hours (net.ipv4.tcp_keepalive_time). Set on the socket, it asks as soon
-// as we say, and goes on doing so when we are gone.
+// as we say, and goes on doing so when we are gone. Ask has one question sent now,
+// whatever the options of the socket are.
 //
 // A socket is reached through pidfd_getfd (Linux 5.6, CAP_SYS_PTRACE), and its
 // cookie is compared before anything is set, so neither a pid nor a descriptor that
@@ -148,12 +149,13 @@ var (
 	// ErrPeer is an ErrOther: the socket says that it has another peer, or none. It may
 	// say so because of a load balancer in the kernel, which answers getpeername with
 	// the address of a service (BPF_CGROUP_INET4_GETPEERNAME), while sock_diag has that
-	// of the backend. Who knows better leaves Remote out.
+	// of the backend. A caller that knows better leaves Remote out.
 	ErrPeer = fmt.Errorf("%w: it has another peer", sys.ErrOtherSocket)
 	// ErrNotPermitted: CAP_SYS_PTRACE is missing, or Yama's scope is 3, or a
 	// seccomp filter is in the way.
 	ErrNotPermitted = errors.New("not permitted")
-	// ErrNotSupported: the kernel has no pidfd_getfd.
+	// ErrNotSupported: the kernel has no pidfd_getfd, or what is asked for not for such a
+	// socket (MPTCP).
 	ErrNotSupported = errors.New("not supported by this kernel")
 	// ErrNotTaken: the kernel said yes and kept another value.
 	ErrNotTaken = errors.New("the kernel did not take the options")

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/redisguard/redisguard/internal/sys"
+	"github.com/redisguard/redisguard/lab/labtest"
 )
 
 var want = Options{Keepalive: true, Idle: 10 * time.Second, Interval: 3 * time.Second, Count: 5}
@@ -35,20 +36,13 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	labtest.Main(m)
 }
 
 func listen(t *testing.T) *net.TCPListener {
 	t.Helper()
 	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	must(t, err)
+	labtest.Must(t, err)
 	t.Cleanup(func() { l.Close() })
 	return l
 }
@@ -57,12 +51,12 @@ func listen(t *testing.T) *net.TCPListener {
 func dial(t *testing.T, l *net.TCPListener) (s Socket, peer *net.TCPConn) {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	must(t, err)
-	must(t, unix.Connect(fd, &unix.SockaddrInet4{Port: l.Addr().(*net.TCPAddr).Port, Addr: [4]byte{127, 0, 0, 1}}))
+	labtest.Must(t, err)
+	labtest.Must(t, unix.Connect(fd, &unix.SockaddrInet4{Port: l.Addr().(*net.TCPAddr).Port, Addr: [4]byte{127, 0, 0, 1}}))
 	peer, err = l.AcceptTCP()
-	must(t, err)
+	labtest.Must(t, err)
 	cookie, err := sys.SocketCookie(fd)
-	must(t, err)
+	labtest.Must(t, err)
 	return Socket{PID: os.Getpid(), FD: fd, Cookie: cookie, Remote: l.Addr().(*net.TCPAddr).AddrPort()}, peer
 }
 
@@ -100,20 +94,20 @@ func TestPlan(t *testing.T) {
 func TestSetOnAnotherProcess(t *testing.T) {
 	l := listen(t)
 	self, err := os.Executable()
-	must(t, err)
+	labtest.Must(t, err)
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), "REDISGUARD_TEST_DIAL="+l.Addr().String())
 	in, err := cmd.StdinPipe()
-	must(t, err)
-	must(t, cmd.Start())
+	labtest.Must(t, err)
+	labtest.Must(t, cmd.Start())
 	peer, err := l.AcceptTCP()
-	must(t, err)
+	labtest.Must(t, err)
 	s, ok := find(t, cmd.Process.Pid, peer.RemoteAddr().(*net.TCPAddr).Port)
 	if !ok {
 		t.Fatal("its descriptor is not found")
 	}
 	before, after, err := Set(s, func(have Options) Options { return Plan(have, want) })
-	must(t, err)
+	labtest.Must(t, err)
 	if before.Keepalive || !after.Keepalive || after.Idle != want.Idle || after.Interval != want.Interval || after.Count != want.Count {
 		t.Errorf("before %v, after %v", before, after)
 	}
@@ -135,7 +129,7 @@ func TestSetOnAnotherProcess(t *testing.T) {
 		t.Errorf("a pipe: %v, want %v", err, ErrOther)
 	}
 	in.Close()
-	must(t, cmd.Wait())
+	labtest.Must(t, cmd.Wait())
 	if _, err := Read(s); !errors.Is(err, ErrGone) {
 		t.Errorf("a process that has ended: %v, want %v", err, ErrGone)
 	}
@@ -146,7 +140,7 @@ func TestSetOnAnotherProcess(t *testing.T) {
 func find(t *testing.T, pid, port int) (Socket, bool) {
 	t.Helper()
 	pidfd, err := unix.PidfdOpen(pid, 0)
-	must(t, err)
+	labtest.Must(t, err)
 	defer unix.Close(pidfd)
 	for fd := range 64 {
 		dup, err := unix.PidfdGetfd(pidfd, fd, 0)
@@ -196,7 +190,7 @@ func TestTheFINLeavesSoon(t *testing.T) {
 			}
 			shut()
 		}
-		must(t, peer.SetReadDeadline(time.Now().Add(5*time.Second)))
+		labtest.Must(t, peer.SetReadDeadline(time.Now().Add(5*time.Second)))
 		if _, err := peer.Read(make([]byte, 1)); err != io.EOF {
 			t.Fatalf("the peer reads %v, want EOF", err)
 		}
@@ -218,7 +212,7 @@ func TestNoOtherSocketIsSet(t *testing.T) {
 	defer peer.Close()
 	defer unix.Close(target.FD)
 	spare, err := unix.Dup(target.FD)
-	must(t, err)
+	labtest.Must(t, err)
 	defer unix.Close(spare)
 	var others []int
 	for range 8 {
@@ -229,7 +223,7 @@ func TestNoOtherSocketIsSet(t *testing.T) {
 	}
 	// number is the descriptor that is now the target and now another.
 	number, err := unix.Dup(target.FD)
-	must(t, err)
+	labtest.Must(t, err)
 	defer unix.Close(number)
 	s := target
 	s.FD = number
@@ -237,8 +231,8 @@ func TestNoOtherSocketIsSet(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for i := 0; !stop.Load(); i++ {
-			must(t, unix.Dup3(others[i%len(others)], number, unix.O_CLOEXEC))
-			must(t, unix.Dup3(spare, number, unix.O_CLOEXEC))
+			labtest.Must(t, unix.Dup3(others[i%len(others)], number, unix.O_CLOEXEC))
+			labtest.Must(t, unix.Dup3(spare, number, unix.O_CLOEXEC))
 		}
 	})
 	set, refused := 0, 0
@@ -286,8 +280,8 @@ func TestASocketThatIsUsedAgain(t *testing.T) {
 		t.Errorf("another peer: %v, want %v", err, ErrPeer)
 	}
 	// AF_UNSPEC takes the connection away.
-	must(t, disconnect(s.FD))
-	must(t, unix.Listen(s.FD, 1))
+	labtest.Must(t, disconnect(s.FD))
+	labtest.Must(t, unix.Listen(s.FD, 1))
 	if cookie, err := sys.SocketCookie(s.FD); err != nil || cookie != s.Cookie {
 		t.Errorf("its cookie is %d (%v), was %d", cookie, err, s.Cookie)
 	}
@@ -372,30 +366,30 @@ func TestShutdown(t *testing.T) {
 	if err := Shutdown(elsewhere); !errors.Is(err, ErrOther) {
 		t.Errorf("with another peer: %v, want %v", err, ErrOther)
 	}
-	must(t, unix.SetNonblock(s.FD, true))
+	labtest.Must(t, unix.SetNonblock(s.FD, true))
 	if _, err := unix.Read(s.FD, make([]byte, 1)); !errors.Is(err, unix.EAGAIN) {
 		t.Fatalf("it was shut down: %v", err)
 	}
-	must(t, Shutdown(s))
+	labtest.Must(t, Shutdown(s))
 	if n, err := unix.Read(s.FD, make([]byte, 1)); n != 0 || err != nil {
 		t.Errorf("the application reads %d, %v", n, err)
 	}
-	must(t, peer.SetReadDeadline(time.Now().Add(5*time.Second)))
+	labtest.Must(t, peer.SetReadDeadline(time.Now().Add(5*time.Second)))
 	if _, err := peer.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("the peer reads %v, want EOF", err)
 	}
 	// A connect that nobody answers: the listener's queue is full.
 	full, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	must(t, err)
+	labtest.Must(t, err)
 	defer unix.Close(full)
-	must(t, unix.Bind(full, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
-	must(t, unix.Listen(full, 0))
+	labtest.Must(t, unix.Bind(full, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	labtest.Must(t, unix.Listen(full, 0))
 	name, err := unix.Getsockname(full)
-	must(t, err)
+	labtest.Must(t, err)
 	to := name.(*unix.SockaddrInet4)
 	for range 8 {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-		must(t, err)
+		labtest.Must(t, err)
 		defer unix.Close(fd)
 		if err := unix.Connect(fd, to); err != nil && !errors.Is(err, unix.EINPROGRESS) {
 			t.Fatal(err)
@@ -404,8 +398,8 @@ func TestShutdown(t *testing.T) {
 			continue
 		}
 		cookie, err := sys.SocketCookie(fd)
-		must(t, err)
-		must(t, Shutdown(Socket{PID: os.Getpid(), FD: fd, Cookie: cookie, Remote: netip.AddrPortFrom(netip.AddrFrom4(to.Addr), uint16(to.Port))}))
+		labtest.Must(t, err)
+		labtest.Must(t, Shutdown(Socket{PID: os.Getpid(), FD: fd, Cookie: cookie, Remote: netip.AddrPortFrom(netip.AddrFrom4(to.Addr), uint16(to.Port))}))
 		if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err != nil || info.State == synSent {
 			t.Errorf("it is connecting still (%v)", err)
 		}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/redisguard/redisguard/lab/labtest"
 )
 
 // pidsEnv has TestNoOtherProcessIsSet do its work, as process 1 of a pid namespace
@@ -29,14 +31,14 @@ func TestNoOtherProcessIsSet(t *testing.T) {
 	}
 	t.Parallel()
 	self, err := os.Executable()
-	must(t, err)
+	labtest.Must(t, err)
 	cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestNoOtherProcessIsSet$", "-test.v")
 	cmd.Env = append(os.Environ(), pidsEnv+"=1")
 	// All that is in the namespace ends with its process 1.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}
 	out, err := cmd.CombinedOutput()
 	t.Logf("inside:\n%s", out)
-	must(t, err)
+	labtest.Must(t, err)
 }
 
 // generation is a process that holds a connection. All have the same pid, one after
@@ -100,48 +102,48 @@ func tried(stop *atomic.Bool, setters ...*setter) {
 // change, the one that did.
 func reusePids(t *testing.T) {
 	lastPid, err := os.OpenFile("/proc/sys/kernel/ns_last_pid", os.O_WRONLY, 0)
-	must(t, err)
+	labtest.Must(t, err)
 	defer lastPid.Close()
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	must(t, err)
+	labtest.Must(t, err)
 	defer null.Close()
 	sleep, err := exec.LookPath("sleep")
-	must(t, err)
+	labtest.Must(t, err)
 	l := listen(t)
 
 	// start makes the next generation, if it can at the given pid.
 	start := func(g *generation, pid int) {
 		t.Helper()
 		_, err := lastPid.WriteAt([]byte(strconv.Itoa(pid-1)), 0)
-		must(t, err)
+		labtest.Must(t, err)
 		// ForkExec and nothing else: a thread of ours that began now would take
 		// the pid.
 		g.PID, err = syscall.ForkExec(sleep, []string{"sleep", "60"}, &syscall.ProcAttr{
 			Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), uintptr(g.fd)},
 		})
-		must(t, err)
+		labtest.Must(t, err)
 		g.FD = 3
 	}
 	end := func(g *generation) {
 		t.Helper()
-		must(t, unix.Kill(g.PID, unix.SIGKILL))
+		labtest.Must(t, unix.Kill(g.PID, unix.SIGKILL))
 		_, err := unix.Wait4(g.PID, nil, 0, nil)
-		must(t, err)
+		labtest.Must(t, err)
 	}
 	connect := func(i int) *generation {
 		t.Helper()
 		s, peer := dial(t, l)
 		// Nothing is left of it afterwards, not even TIME_WAIT.
-		must(t, peer.SetLinger(0))
+		labtest.Must(t, peer.SetLinger(0))
 		fresh, err := read(s.FD)
-		must(t, err)
+		labtest.Must(t, err)
 		// At most 32767 s; whoever has the same is long gone.
 		return &generation{Socket: s, fd: s.FD, peer: peer, idle: time.Duration(10+i%30_000) * time.Second, fresh: fresh}
 	}
 	options := func(g *generation) Options {
 		t.Helper()
 		o, err := read(g.fd)
-		must(t, err)
+		labtest.Must(t, err)
 		return o
 	}
 
@@ -179,12 +181,14 @@ func reusePids(t *testing.T) {
 			first.target.Store(next) // a thread of ours was faster: on with another pid
 		}
 		g.peer.Close()
-		must(t, unix.Close(g.fd))
+		labtest.Must(t, unix.Close(g.fd))
 		g = next
 	}
 	end(g)
 	stop.Store(true)
 	wg.Wait()
+	g.peer.Close()
+	labtest.Must(t, unix.Close(g.fd))
 	t.Logf("the pid was used again %d times; named by the first: set %d, refused %d, gone %d; by the one before: set %d, refused %d, gone %d", reused,
 		first.set.Load(), first.refused.Load(), first.gone.Load(), living.set.Load(), living.refused.Load(), living.gone.Load())
 	for _, s := range []*setter{&first, &living} {

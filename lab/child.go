@@ -262,7 +262,16 @@ func dial(cfg ClientConfig) (*net.TCPConn, error) {
 	if cfg.Mapped {
 		return dialMapped(cfg.Addr, cfg.ConnectTimeout)
 	}
-	nc, err := (&net.Dialer{Timeout: cfg.ConnectTimeout, KeepAlive: -1}).Dial("tcp", cfg.Addr.String())
+	d := &net.Dialer{Timeout: cfg.ConnectTimeout, KeepAlive: -1}
+	if cfg.Device != "" {
+		d.Control = func(_, _ string, c syscall.RawConn) (err error) {
+			if cerr := c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), cfg.Device) }); cerr != nil {
+				return cerr
+			}
+			return err
+		}
+	}
+	nc, err := d.Dial("tcp", cfg.Addr.String())
 	if err != nil {
 		return nil, err
 	}

@@ -117,6 +117,9 @@ func cleanUpDead() error {
 	}
 	for _, path := range paths {
 		f, err := os.Open(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // a lab beside this one was closed since the listing
+		}
 		if err != nil {
 			return fmt.Errorf("cannot read the journal of a lab: %w", err)
 		}

@@ -63,6 +63,9 @@ type ClientConfig struct {
 	// Mapped makes the sockets AF_INET6 ones with an IPv4-mapped address, as
 	// Java's and Node's often are. Addr must be IPv4.
 	Mapped bool `json:"mapped"`
+	// Device binds the sockets to a network interface (SO_BINDTODEVICE), a VRF perhaps.
+	// Not with Mapped.
+	Device string `json:"device"`
 }
 
 // EventKind says what happened on a client's connection.
@@ -198,6 +201,8 @@ func (cfg *ClientConfig) check() error {
 		return fmt.Errorf("there is no kind %q", cfg.Kind)
 	case !cfg.Addr.IsValid() || cfg.Addr.Port() == 0:
 		return fmt.Errorf("%s is no address to connect to", cfg.Addr)
+	case cfg.Mapped && cfg.Device != "":
+		return fmt.Errorf("a client with Device cannot be Mapped")
 	case cfg.Mapped && !cfg.Addr.Addr().Is4():
 		return fmt.Errorf("%s cannot be mapped, it is not IPv4", cfg.Addr)
 	case cfg.Conns < 0 || cfg.Interval < 0 || cfg.ConnectTimeout < 0 || cfg.Backoff < 0 || cfg.ReportEvery < 0:

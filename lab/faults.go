@@ -76,7 +76,7 @@ func (v *VIP) point(backend netip.AddrPort) error {
 
 // Vanish loses the host silently: its port is taken off the switch. The host
 // keeps its carrier, and nothing reaches it or comes from it, ARP included. No
-// host and no router tells anybody.
+// host and no router sends an error.
 func (h *Host) Vanish() error {
 	return h.change("vanish", &h.vanished, true, func(port netlink.Link) error {
 		return netlink.LinkSetNoMaster(port)
@@ -174,6 +174,54 @@ func forget(linkName string, which func(netip.Addr) bool) error {
 	return nil
 }
 
+// Direction says which packets of a connection a fault is about.
+type Direction string
+
+// The directions.
+const (
+	BothWays Direction = "both ways"
+	ToServer Direction = "to the server"
+	ToClient Direction = "to the client"
+	// Rejected is ToServer, and the router answers each packet with "host unreachable".
+	Rejected Direction = "to the server, with ICMP unreachable"
+)
+
+// between makes a fault of what goes from src to dst, as the client knows it, and back.
+func between(dir Direction, src, dst netip.AddrPort) *fault {
+	var f fault
+	switch dir {
+	case Rejected:
+		f.passing = []rule{concat(tcp(src, dst), unreachable())}
+		return &f
+	case BothWays, ToServer:
+		f.arriving = []rule{concat(tcp(src, dst), drop())}
+	}
+	if dir != ToServer {
+		f.leaving = []rule{concat(tcp(dst, src), drop())}
+	}
+	return &f
+}
+
+// DropFlowOneWay is DropFlow in one direction.
+func (l *Lab) DropFlowOneWay(src, dst netip.AddrPort, dir Direction) (undo func() error, err error) {
+	return l.rules.add(between(dir, src, dst))
+}
+
+// BlockOneWay is Block in one direction, for IPv4.
+func (l *Lab) BlockOneWay(client, server *Host, port uint16, dir Direction) (undo func() error, err error) {
+	return l.rules.add(between(dir, netip.AddrPortFrom(client.Addr, 0), netip.AddrPortFrom(server.Addr, port)))
+}
+
+// BlockConnects drops the connection requests of client to the port of server, as a full
+// accept queue or connection table does. Connections made before go on.
+func (l *Lab) BlockConnects(client, server *Host, port uint16) (undo func() error, err error) {
+	var f fault
+	for _, ends := range pairs(client, server, port) {
+		f.passing = append(f.passing, concat(tcp(ends.client, ends.server), firstSYN(), drop()))
+	}
+	return l.rules.add(&f)
+}
+
 // DropFlow drops one TCP flow silently, in both directions. src is the client's
 // end; dst is the server's as the client knows it, a virtual address too. Like
 // every undo of this package, the returned one may be called more than once.
@@ -181,10 +229,7 @@ func (l *Lab) DropFlow(src, dst netip.AddrPort) (undo func() error, err error) {
 	if src.Addr().BitLen() != dst.Addr().BitLen() || !dst.Addr().IsValid() {
 		return nil, fmt.Errorf("cannot drop flow %s to %s: the addresses are not of one family", src, dst)
 	}
-	return l.rules.add(&fault{
-		arriving: []rule{concat(tcp(src, dst), drop())},
-		leaving:  []rule{concat(tcp(dst, src), drop())},
-	})
+	return l.rules.add(between(BothWays, src, dst))
 }
 
 // Block drops all TCP packets between client and the port of server silently, in

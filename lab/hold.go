@@ -42,7 +42,7 @@ func HoldLock(fd int) (release func() error, err error) {
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		// Whatever becomes of it: the memory is there again once nobody watches it.
+		// Whatever becomes of it: the memory is there again once the watch ends.
 		_, _ = unix.Write(fd, memory[:1])
 	}()
 	// The fault is told when the lock is held.

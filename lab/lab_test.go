@@ -17,8 +17,9 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/redisguard/redisguard/lab/labtest"
 )
 
 // crashEnv makes the test binary a program that makes a lab of that prefix and
@@ -30,7 +31,7 @@ func TestMain(m *testing.M) {
 	if prefix, ok := os.LookupEnv(crashEnv); ok {
 		crash(prefix)
 	}
-	goleak.VerifyTestMain(m)
+	labtest.Main(m)
 }
 
 func newLab(t *testing.T) *Lab {
@@ -47,44 +48,10 @@ func newLab(t *testing.T) *Lab {
 	return l
 }
 
-// must2 ends the test if a call failed, and else hands on its result:
-// must2(call())(t).
-func must2[T any](v T, err error) func(t *testing.T) T {
-	return func(t *testing.T) T {
-		t.Helper()
-		must(t, err)
-		return v
-	}
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// soon is a context for what takes milliseconds unless it is broken.
-func soon(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// eventually waits for a condition that has no event.
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !cond(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited 10 s in vain: %s", what)
-		}
-	}
-}
-
 // serve answers each line with the server's name and the line.
 func serve(t *testing.T, h *Host) netip.AddrPort {
 	t.Helper()
-	ln := must2(h.Listen(t.Context(), "tcp", "[::]:7000"))(t)
+	ln := labtest.Must2(h.Listen(t.Context(), "tcp", "[::]:7000"))(t)
 	t.Cleanup(func() { ln.Close() })
 	go func() {
 		for {
@@ -111,7 +78,7 @@ type flow struct {
 
 func connect(t *testing.T, h *Host, to netip.AddrPort) *flow {
 	t.Helper()
-	c := must2(h.Dial(soon(t), "tcp", to.String()))(t)
+	c := labtest.Must2(h.Dial(labtest.Soon(t), "tcp", to.String()))(t)
 	t.Cleanup(func() {
 		c.(*net.TCPConn).SetLinger(0)
 		c.Close()
@@ -122,14 +89,14 @@ func connect(t *testing.T, h *Host, to netip.AddrPort) *flow {
 // say sends a word without waiting.
 func (f *flow) say(t *testing.T, word string) {
 	t.Helper()
-	must2(fmt.Fprintln(f, word))(t)
+	labtest.Must2(fmt.Fprintln(f, word))(t)
 }
 
 // hear waits for the next line.
 func (f *flow) hear(t *testing.T, want string) {
 	t.Helper()
-	must(t, f.SetReadDeadline(time.Now().Add(10*time.Second)))
-	if got := must2(f.lines.ReadString('\n'))(t); got != want+"\n" {
+	labtest.Must(t, f.SetReadDeadline(time.Now().Add(10*time.Second)))
+	if got := labtest.Must2(f.lines.ReadString('\n'))(t); got != want+"\n" {
 		t.Fatalf("the server said %q, want %q", got, want)
 	}
 }
@@ -146,7 +113,7 @@ func (f *flow) isSilent(t *testing.T) {
 	t.Helper()
 	before := f.info(t).Total_retrans
 	f.say(t, "anybody?")
-	eventually(t, "two retransmissions", func() bool { return f.info(t).Total_retrans >= before+2 })
+	labtest.Eventually(t, "two retransmissions", func() bool { return f.info(t).Total_retrans >= before+2 })
 	if info := f.info(t); info.State != 1 /* ESTABLISHED */ || info.Unacked == 0 {
 		t.Fatalf("state %d, %d unacknowledged, want an established connection that waits", info.State, info.Unacked)
 	}
@@ -154,10 +121,10 @@ func (f *flow) isSilent(t *testing.T) {
 
 func (f *flow) info(t *testing.T) (info *unix.TCPInfo) {
 	t.Helper()
-	raw := must2(f.Conn.(*net.TCPConn).SyscallConn())(t)
+	raw := labtest.Must2(f.Conn.(*net.TCPConn).SyscallConn())(t)
 	var err error
-	must(t, raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.SOL_TCP, unix.TCP_INFO) }))
-	must(t, err)
+	labtest.Must(t, raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.SOL_TCP, unix.TCP_INFO) }))
+	labtest.Must(t, err)
 	return info
 }
 
@@ -176,15 +143,15 @@ func connectError(t *testing.T, h *Host, to netip.AddrPort, within time.Duration
 }
 
 func TestHosts(t *testing.T) {
-	before := must2(net.Interfaces())(t)
+	before := labtest.Must2(net.Interfaces())(t)
 	l := newLab(t)
-	c := must2(l.Client("c"))(t)
-	s := must2(l.Server("s"))(t)
+	c := labtest.Must2(l.Client("c"))(t)
+	s := labtest.Must2(l.Server("s"))(t)
 	serve(t, s)
-	v4 := must2(l.VIP("v4", netip.MustParseAddr("10.77.9.1"), 6000))(t)
-	v6 := must2(l.VIP("v6", netip.MustParseAddr("fd77:9::1"), 6000))(t)
-	must(t, v4.PointTo(s, 7000))
-	must(t, v6.PointTo(s, 7000))
+	v4 := labtest.Must2(l.VIP("v4", netip.MustParseAddr("10.77.9.1"), 6000))(t)
+	v6 := labtest.Must2(l.VIP("v6", netip.MustParseAddr("fd77:9::1"), 6000))(t)
+	labtest.Must(t, v4.PointTo(s, 7000))
+	labtest.Must(t, v6.PointTo(s, 7000))
 	for _, to := range []netip.AddrPort{netip.AddrPortFrom(s.Addr, 7000), netip.AddrPortFrom(s.Addr6, 7000), v4.Addr, v6.Addr} {
 		connect(t, c, to).ask(t, "s")
 	}
@@ -196,34 +163,34 @@ func TestHosts(t *testing.T) {
 	}
 
 	// A host made again has the same address, and nobody needs to be told.
-	must(t, s.Remove())
-	must(t, s.Remove())
+	labtest.Must(t, s.Remove())
+	labtest.Must(t, s.Remove())
 	if _, err := os.Stat(s.NSPath); err == nil {
 		t.Error("the namespace of a removed host still has its name")
 	}
-	again := must2(l.Server("again"))(t)
+	again := labtest.Must2(l.Server("again"))(t)
 	if again.Addr != s.Addr {
 		t.Errorf("the address %s was not used again, but %s", s.Addr, again.Addr)
 	}
 	connect(t, c, serve(t, again)).ask(t, "again")
 
-	if after := must2(net.Interfaces())(t); len(after) != len(before) {
+	if after := labtest.Must2(net.Interfaces())(t); len(after) != len(before) {
 		t.Errorf("the machine's own namespace changed: %v, before %v", after, before)
 	}
 }
 
 func TestVanish(t *testing.T) {
 	l := newLab(t)
-	c := must2(l.Client("c"))(t)
-	s := must2(l.Server("s"))(t)
-	neighbour := must2(l.Server("neighbour"))(t)
+	c := labtest.Must2(l.Client("c"))(t)
+	s := labtest.Must2(l.Server("s"))(t)
+	neighbour := labtest.Must2(l.Server("neighbour"))(t)
 	addr := serve(t, s)
 	f, near := connect(t, c, addr), connect(t, neighbour, addr)
 	f.ask(t, "s")
 	near.ask(t, "s")
 
-	must(t, s.Vanish())
-	must(t, s.Vanish())
+	labtest.Must(t, s.Vanish())
+	labtest.Must(t, s.Vanish())
 	f.isSilent(t)
 	near.say(t, "anybody?")
 	if !hasCarrier(t, s) {
@@ -233,8 +200,8 @@ func TestVanish(t *testing.T) {
 		t.Errorf("connecting to a vanished host gives %v, want silence", err)
 	}
 
-	must(t, s.Return())
-	must(t, s.Return())
+	labtest.Must(t, s.Return())
+	labtest.Must(t, s.Return())
 	began := time.Now()
 	connect(t, c, addr).ask(t, "s")
 	connect(t, neighbour, addr).ask(t, "s")
@@ -248,7 +215,7 @@ func TestVanish(t *testing.T) {
 
 func hasCarrier(t *testing.T, h *Host) (carrier bool) {
 	t.Helper()
-	must(t, h.Do(func() error {
+	labtest.Must(t, h.Do(func() error {
 		eth0, err := net.InterfaceByName("eth0")
 		carrier = err == nil && eth0.Flags&net.FlagRunning != 0
 		return err
@@ -258,18 +225,18 @@ func hasCarrier(t *testing.T, h *Host) (carrier bool) {
 
 func TestLinkDown(t *testing.T) {
 	l := newLab(t)
-	c := must2(l.Client("c"))(t)
-	s := must2(l.Server("s"))(t)
+	c := labtest.Must2(l.Client("c"))(t)
+	s := labtest.Must2(l.Server("s"))(t)
 	serve(t, s)
 	to := []netip.AddrPort{netip.AddrPortFrom(s.Addr, 7000), netip.AddrPortFrom(s.Addr6, 7000)}
 	f := connect(t, c, to[0])
 	f.ask(t, "s")
 
-	must(t, c.LinkDown())
-	eventually(t, "the carrier goes", func() bool { return !hasCarrier(t, c) })
+	labtest.Must(t, c.LinkDown())
+	labtest.Eventually(t, "the carrier goes", func() bool { return !hasCarrier(t, c) })
 	f.say(t, "later")
-	must(t, c.LinkUp())
-	eventually(t, "the carrier comes back", func() bool { return hasCarrier(t, c) })
+	labtest.Must(t, c.LinkUp())
+	labtest.Eventually(t, "the carrier comes back", func() bool { return hasCarrier(t, c) })
 	for _, a := range to {
 		connect(t, c, a).ask(t, "s")
 	}
@@ -278,75 +245,116 @@ func TestLinkDown(t *testing.T) {
 
 func TestDropFlow(t *testing.T) {
 	l := newLab(t)
-	c := must2(l.Client("c"))(t)
-	s := must2(l.Server("s"))(t)
+	c := labtest.Must2(l.Client("c"))(t)
+	s := labtest.Must2(l.Server("s"))(t)
 	serve(t, s)
-	v := must2(l.VIP("v", netip.MustParseAddr("10.77.9.1"), 6379))(t)
-	must(t, v.PointTo(s, 7000))
+	v := labtest.Must2(l.VIP("v", netip.MustParseAddr("10.77.9.1"), 6379))(t)
+	labtest.Must(t, v.PointTo(s, 7000))
 	for _, to := range []netip.AddrPort{netip.AddrPortFrom(s.Addr, 7000), netip.AddrPortFrom(s.Addr6, 7000), v.Addr} {
 		hit, spared := connect(t, c, to), connect(t, c, to)
 		hit.ask(t, "s")
-		undo := must2(l.DropFlow(hit.local(), to))(t)
+		undo := labtest.Must2(l.DropFlow(hit.local(), to))(t)
 		hit.isSilent(t)
 		spared.ask(t, "s")
 		connect(t, c, to).ask(t, "s")
-		must(t, undo())
-		must(t, undo())
+		labtest.Must(t, undo())
+		labtest.Must(t, undo())
 		hit.hear(t, "s anybody?")
 	}
 }
 
+// One flow, or all, in one direction: the client hears nothing either way.
+func TestDropFlowOneWay(t *testing.T) {
+	l := newLab(t)
+	c := labtest.Must2(l.Client("c"))(t)
+	s := labtest.Must2(l.Server("s"))(t)
+	to := serve(t, s)
+	for _, dir := range []Direction{BothWays, ToServer, ToClient, Rejected} {
+		hit, spared := connect(t, c, to), connect(t, c, to)
+		hit.ask(t, "s")
+		undo := labtest.Must2(l.DropFlowOneWay(hit.local(), to, dir))(t)
+		hit.isSilent(t)
+		spared.ask(t, "s")
+		connect(t, c, to).ask(t, "s")
+		labtest.Must(t, undo())
+		hit.hear(t, "s anybody?")
+
+		undo = labtest.Must2(l.BlockOneWay(c, s, to.Port(), dir))(t)
+		hit.isSilent(t)
+		spared.isSilent(t)
+		labtest.Must(t, undo())
+		hit.hear(t, "s anybody?")
+		spared.hear(t, "s anybody?")
+	}
+}
+
+func TestBlockConnects(t *testing.T) {
+	l := newLab(t)
+	c := labtest.Must2(l.Client("c"))(t)
+	s := labtest.Must2(l.Server("s"))(t)
+	addr := serve(t, s)
+	f := connect(t, c, addr)
+	f.ask(t, "s")
+	undo := labtest.Must2(l.BlockConnects(c, s, addr.Port()))(t)
+	if err := connectError(t, c, addr, 200*time.Millisecond); errnoOf(err) != "TIMEOUT" {
+		t.Errorf("a blocked connect gives %v, want silence", err)
+	}
+	f.ask(t, "s")
+	labtest.Must(t, undo())
+	connect(t, c, addr).ask(t, "s")
+}
+
 func TestVIP(t *testing.T) {
 	l := newLab(t)
-	c := must2(l.Client("c"))(t)
-	a, b := must2(l.Server("a"))(t), must2(l.Server("b"))(t)
+	c := labtest.Must2(l.Client("c"))(t)
+	a, b := labtest.Must2(l.Server("a"))(t), labtest.Must2(l.Server("b"))(t)
 	serve(t, a)
 	serve(t, b)
-	v := must2(l.VIP("v", netip.MustParseAddr("10.77.9.1"), 6379))(t)
+	v := labtest.Must2(l.VIP("v", netip.MustParseAddr("10.77.9.1"), 6379))(t)
 	if err := connectError(t, c, v.Addr, 200*time.Millisecond); errnoOf(err) != "TIMEOUT" {
 		t.Errorf("connecting to a virtual address without backend gives %v, want silence", err)
 	}
-	must(t, v.PointTo(a, 7000))
+	labtest.Must(t, v.PointTo(a, 7000))
 	old := connect(t, c, v.Addr)
 	old.ask(t, "a")
 
-	must(t, v.PointTo(b, 7000))
+	labtest.Must(t, v.PointTo(b, 7000))
 	old.ask(t, "a") // the old backend lives
-	must(t, a.Vanish())
+	labtest.Must(t, a.Vanish())
 	connect(t, c, v.Addr).ask(t, "b")
 	old.isSilent(t)
-	must(t, v.Withdraw())
+	labtest.Must(t, v.Withdraw())
 	if err := connectError(t, c, v.Addr, 200*time.Millisecond); errnoOf(err) != "TIMEOUT" {
 		t.Errorf("connecting to a withdrawn virtual address gives %v, want silence", err)
 	}
-	must(t, a.Return())
+	labtest.Must(t, a.Return())
 	old.hear(t, "a anybody?")
 }
 
 func TestBlockAndReject(t *testing.T) {
 	l := newLab(t)
-	c, other := must2(l.Client("c"))(t), must2(l.Client("other"))(t)
-	s := must2(l.Server("s"))(t)
+	c, other := labtest.Must2(l.Client("c"))(t), labtest.Must2(l.Client("other"))(t)
+	s := labtest.Must2(l.Server("s"))(t)
 	addr := serve(t, s)
 	f := connect(t, c, addr)
 	f.ask(t, "s")
 
-	undo := must2(l.Reject(c, s, 7000))(t)
+	undo := labtest.Must2(l.Reject(c, s, 7000))(t)
 	if err := connectError(t, c, addr, 5*time.Second); errnoOf(err) != "ECONNREFUSED" {
 		t.Errorf("a rejected connect gives %v, want a reset", err)
 	}
 	f.ask(t, "s")
 	connect(t, other, addr).ask(t, "s")
-	must(t, undo())
+	labtest.Must(t, undo())
 	connect(t, c, addr).ask(t, "s")
 
-	undo = must2(l.Block(c, s, 7000))(t)
+	undo = labtest.Must2(l.Block(c, s, 7000))(t)
 	f.isSilent(t)
 	connect(t, other, addr).ask(t, "s")
 	if err := connectError(t, c, netip.AddrPortFrom(s.Addr6, 7000), 200*time.Millisecond); errnoOf(err) != "TIMEOUT" {
 		t.Errorf("a blocked connect by IPv6 gives %v, want silence", err)
 	}
-	must(t, undo())
+	labtest.Must(t, undo())
 	f.hear(t, "s anybody?")
 }
 
@@ -355,13 +363,13 @@ func TestBlockAndReject(t *testing.T) {
 func datagrams(t *testing.T, c, s *Host, n, perTick int) []bool {
 	t.Helper()
 	var in net.PacketConn
-	must(t, s.Do(func() (err error) {
+	labtest.Must(t, s.Do(func() (err error) {
 		in, err = net.ListenPacket("udp4", "0.0.0.0:0")
 		return err
 	}))
 	defer in.Close()
 	to := netip.AddrPortFrom(s.Addr, uint16(in.LocalAddr().(*net.UDPAddr).Port))
-	out := must2(c.Dial(soon(t), "udp4", to.String()))(t)
+	out := labtest.Must2(c.Dial(labtest.Soon(t), "udp4", to.String()))(t)
 	defer out.Close()
 	arrived := make([]bool, n)
 	done := make(chan struct{})
@@ -413,37 +421,37 @@ func lost(arrived []bool) (share, inARow float64) {
 
 func TestLoss(t *testing.T) {
 	l := newLab(t)
-	c := must2(l.Client("c"))(t)
-	s := must2(l.Server("s"))(t)
+	c := labtest.Must2(l.Client("c"))(t)
+	s := labtest.Must2(l.Server("s"))(t)
 	if share, _ := lost(datagrams(t, c, s, 1000, 20)); share != 0 {
 		t.Fatalf("a healthy lab lost %.3f", share)
 	}
 	for _, ends := range [][2]*Host{{c, s}, {s, c}} {
-		undo := must2(l.Loss(100))(t)
+		undo := labtest.Must2(l.Loss(100))(t)
 		share, row := lost(datagrams(t, ends[0], ends[1], 5000, 20))
 		if share < 0.08 || share > 0.12 || row > 0.2 {
 			t.Errorf("random loss of 0.1 lost %.3f, %.3f of them in a row", share, row)
 		}
-		must(t, undo())
+		labtest.Must(t, undo())
 	}
-	undo := must2(l.LossBursts(Bursts{Permille: 200, Min: 20 * time.Millisecond, Max: 40 * time.Millisecond, Seed: 1}))(t)
+	undo := labtest.Must2(l.LossBursts(Bursts{Permille: 200, Min: 20 * time.Millisecond, Max: 40 * time.Millisecond, Seed: 1}))(t)
 	share, row := lost(datagrams(t, c, s, 6000, 2))
 	if share < 0.12 || share > 0.28 || row < 0.85 {
 		t.Errorf("bursts of a share of 0.2 lost %.3f, %.3f of them in a row", share, row)
 	}
 	t.Logf("bursts: lost %.3f, %.3f of them in a row", share, row)
-	must(t, undo())
-	must(t, undo())
+	labtest.Must(t, undo())
+	labtest.Must(t, undo())
 	if share, _ := lost(datagrams(t, c, s, 1000, 20)); share != 0 {
 		t.Errorf("a healed lab lost %.3f", share)
 	}
-	undo = must2(l.Loss(1000))(t)
+	undo = labtest.Must2(l.Loss(1000))(t)
 	if err := connectError(t, c, netip.AddrPortFrom(s.Addr, 1), 200*time.Millisecond); errnoOf(err) != "TIMEOUT" {
 		t.Errorf("a connect in the dark gives %v, want silence", err)
 	}
-	must(t, undo())
+	labtest.Must(t, undo())
 	// Close ends what nobody undid.
-	must2(l.LossBursts(Bursts{Permille: 10}))(t)
+	labtest.Must2(l.LossBursts(Bursts{Permille: 10}))(t)
 }
 
 // later matches an OK after a moment.
@@ -453,28 +461,28 @@ func okAfter(at time.Time) func(Event) bool {
 
 func TestFrozenRedis(t *testing.T) {
 	l := newLab(t)
-	c := must2(l.Client("c"))(t)
-	s := must2(l.Server("s"))(t)
-	r := must2(s.Redis(soon(t), RedisConfig{}))(t)
-	w := must2(c.Client(t.Context(), ClientConfig{Addr: r.Addr(), Interval: time.Millisecond}))(t)
-	must(t, w.Ready(soon(t)))
+	c := labtest.Must2(l.Client("c"))(t)
+	s := labtest.Must2(l.Server("s"))(t)
+	r := labtest.Must2(s.Redis(labtest.Soon(t), RedisConfig{}))(t)
+	w := labtest.Must2(c.Client(t.Context(), ClientConfig{Addr: r.Addr(), Interval: time.Millisecond}))(t)
+	labtest.Must(t, w.Ready(labtest.Soon(t)))
 
-	must(t, r.Freeze())
-	must(t, r.Freeze())
+	labtest.Must(t, r.Freeze())
+	labtest.Must(t, r.Freeze())
 	// The kernel goes on: it accepts and acknowledges.
-	nc := must2(c.Dial(soon(t), "tcp", r.Addr().String()))(t)
+	nc := labtest.Must2(c.Dial(labtest.Soon(t), "tcp", r.Addr().String()))(t)
 	defer nc.Close()
-	must2(nc.Write(command("PING")))(t)
+	labtest.Must2(nc.Write(command("PING")))(t)
 	f := &flow{Conn: nc}
-	eventually(t, "the request is acknowledged", func() bool { return f.info(t).Unacked == 0 })
-	must(t, nc.SetReadDeadline(time.Now().Add(200*time.Millisecond)))
+	labtest.Eventually(t, "the request is acknowledged", func() bool { return f.info(t).Unacked == 0 })
+	labtest.Must(t, nc.SetReadDeadline(time.Now().Add(200*time.Millisecond)))
 	if _, err := nc.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("a frozen server answers: %v", err)
 	}
 	thawed := time.Now()
-	must(t, r.Thaw())
-	must2(w.WaitEvent(soon(t), okAfter(thawed)))(t)
-	totals := must2(w.Stop())(t)
+	labtest.Must(t, r.Thaw())
+	labtest.Must2(w.WaitEvent(labtest.Soon(t), okAfter(thawed)))(t)
+	totals := labtest.Must2(w.Stop())(t)
 	if totals.Connects != 1 || len(totals.Errors) != 0 || totals.OK == 0 {
 		t.Errorf("totals %+v, want one connection without errors", totals)
 	}
@@ -482,15 +490,15 @@ func TestFrozenRedis(t *testing.T) {
 
 func TestSentinel(t *testing.T) {
 	l := newLab(t)
-	s := must2(l.Server("s"))(t)
-	r := must2(s.Redis(soon(t), RedisConfig{Port: 6380}))(t)
-	sentinel := must2(must2(l.Server("sentinel"))(t).Sentinel(soon(t), SentinelConfig{Primary: r.Addr(), DownAfter: 300 * time.Millisecond}))(t)
-	got := must2(sentinel.Do(soon(t), "SENTINEL", "get-master-addr-by-name", "main"))(t)
+	s := labtest.Must2(l.Server("s"))(t)
+	r := labtest.Must2(s.Redis(labtest.Soon(t), RedisConfig{Port: 6380}))(t)
+	sentinel := labtest.Must2(labtest.Must2(l.Server("sentinel"))(t).Sentinel(labtest.Soon(t), SentinelConfig{Primary: r.Addr(), DownAfter: 300 * time.Millisecond}))(t)
+	got := labtest.Must2(sentinel.Do(labtest.Soon(t), "SENTINEL", "get-master-addr-by-name", "main"))(t)
 	if fmt.Sprint(got) != fmt.Sprint([]any{s.Addr.String(), "6380"}) {
 		t.Errorf("the sentinel says the primary is %v, want %s", got, r.Addr())
 	}
 	flags := func() string {
-		list, _ := must2(sentinel.Do(soon(t), "SENTINEL", "MASTER", "main"))(t).([]any)
+		list, _ := labtest.Must2(sentinel.Do(labtest.Soon(t), "SENTINEL", "MASTER", "main"))(t).([]any)
 		for i := 0; i+1 < len(list); i += 2 {
 			if list[i] == "flags" {
 				return fmt.Sprint(list[i+1])
@@ -498,23 +506,23 @@ func TestSentinel(t *testing.T) {
 		}
 		return ""
 	}
-	eventually(t, "the primary is up", func() bool { return flags() == "master" })
-	must(t, s.Vanish())
-	eventually(t, "the primary is down", func() bool { return strings.Contains(flags(), "s_down") })
-	if _, err := sentinel.Do(soon(t), "NONSENSE"); errnoOf(err) != "ERR" {
+	labtest.Eventually(t, "the primary is up", func() bool { return flags() == "master" })
+	labtest.Must(t, s.Vanish())
+	labtest.Eventually(t, "the primary is down", func() bool { return strings.Contains(flags(), "s_down") })
+	if _, err := sentinel.Do(labtest.Soon(t), "NONSENSE"); errnoOf(err) != "ERR" {
 		t.Errorf("an unknown command gives %v", err)
 	}
 }
 
 func TestClients(t *testing.T) {
 	l := newLab(t)
-	host := must2(l.Client("c"))(t)
-	s := must2(l.Server("s"))(t)
-	r := must2(s.Redis(soon(t), RedisConfig{}))(t)
+	host := labtest.Must2(l.Client("c"))(t)
+	s := labtest.Must2(l.Server("s"))(t)
+	r := labtest.Must2(s.Redis(labtest.Soon(t), RedisConfig{}))(t)
 	start := func(cfg ClientConfig) *Client {
 		t.Helper()
 		cfg.Addr = r.Addr()
-		return must2(host.Client(t.Context(), cfg))(t)
+		return labtest.Must2(host.Client(t.Context(), cfg))(t)
 	}
 	clients := map[ClientKind]*Client{
 		Writer:     start(ClientConfig{Conns: 200, Interval: 50 * time.Millisecond}),
@@ -524,48 +532,48 @@ func TestClients(t *testing.T) {
 	}
 	for kind, c := range clients {
 		if kind != Blpop {
-			must(t, c.Ready(soon(t)))
+			labtest.Must(t, c.Ready(labtest.Soon(t)))
 		}
 	}
-	comm := must2(os.ReadFile(fmt.Sprintf("/proc/%d/comm", clients[Idle].Pid())))(t)
+	comm := labtest.Must2(os.ReadFile(fmt.Sprintf("/proc/%d/comm", clients[Idle].Pid())))(t)
 	if string(comm) != "lab-idle\n" {
 		t.Errorf("the client's command is %q", comm)
 	}
-	ns := must2(os.Stat(fmt.Sprintf("/proc/%d/ns/net", clients[Idle].Pid())))(t)
-	if !os.SameFile(ns, must2(os.Stat(host.NSPath))(t)) {
+	ns := labtest.Must2(os.Stat(fmt.Sprintf("/proc/%d/ns/net", clients[Idle].Pid())))(t)
+	if !os.SameFile(ns, labtest.Must2(os.Stat(host.NSPath))(t)) {
 		t.Error("the client process lives in another namespace than its host")
 	}
 	if local := clients[Idle].Local(2); local.Addr() != host.Addr || local.Port() == 0 {
 		t.Errorf("the client's end is %s, want one of %s", local, host.Addr)
 	}
 	now := time.Now()
-	eventually(t, "the pop waits", func() bool {
-		info, _ := must2(r.Do(soon(t), "INFO", "clients"))(t).(string)
+	labtest.Eventually(t, "the pop waits", func() bool {
+		info, _ := labtest.Must2(r.Do(labtest.Soon(t), "INFO", "clients"))(t).(string)
 		return strings.Contains(info, "blocked_clients:1")
 	})
-	must2(r.Do(soon(t), "RPUSH", "list", "x"))(t)
-	must2(r.Do(soon(t), "PUBLISH", "news", "x"))(t)
-	must2(clients[Blpop].WaitEvent(soon(t), okAfter(now)))(t)
-	must2(clients[Subscriber].WaitEvent(soon(t), okAfter(now)))(t)
+	labtest.Must2(r.Do(labtest.Soon(t), "RPUSH", "list", "x"))(t)
+	labtest.Must2(r.Do(labtest.Soon(t), "PUBLISH", "news", "x"))(t)
+	labtest.Must2(clients[Blpop].WaitEvent(labtest.Soon(t), okAfter(now)))(t)
+	labtest.Must2(clients[Subscriber].WaitEvent(labtest.Soon(t), okAfter(now)))(t)
 
 	// The server dies: everyone notices, tries, and comes back.
-	must(t, r.Kill())
+	labtest.Must(t, r.Kill())
 	for _, c := range clients {
-		must2(c.WaitEvent(soon(t), func(e Event) bool { return e.Errno == "ECONNREFUSED" && e.Op == "connect" }))(t)
+		labtest.Must2(c.WaitEvent(labtest.Soon(t), func(e Event) bool { return e.Errno == "ECONNREFUSED" && e.Op == "connect" }))(t)
 	}
 	died := time.Now()
-	r = must2(s.Redis(soon(t), RedisConfig{}))(t)
+	r = labtest.Must2(s.Redis(labtest.Soon(t), RedisConfig{}))(t)
 	for kind, c := range clients {
 		want := okAfter(died)
 		if kind == Blpop {
 			want = func(e Event) bool { return e.Kind == Connected && e.T > died.UnixNano() }
 		}
-		must2(c.WaitEvent(soon(t), want))(t)
+		labtest.Must2(c.WaitEvent(labtest.Soon(t), want))(t)
 	}
 	// An error reply is no reason to reconnect.
 	at := time.Now()
-	must2(r.Do(soon(t), "CONFIG", "SET", "min-replicas-to-write", "1"))(t)
-	e := must2(clients[Writer].WaitEvent(soon(t), func(e Event) bool { return e.Op == "reply" }))(t)
+	labtest.Must2(r.Do(labtest.Soon(t), "CONFIG", "SET", "min-replicas-to-write", "1"))(t)
+	e := labtest.Must2(clients[Writer].WaitEvent(labtest.Soon(t), func(e Event) bool { return e.Op == "reply" }))(t)
 	if e.Errno != "NOREPLICAS" || e.T < at.UnixNano() {
 		t.Errorf("a refused write is reported as %+v", e)
 	}
@@ -588,14 +596,14 @@ func TestClients(t *testing.T) {
 
 func TestBusyClient(t *testing.T) {
 	l := newLab(t)
-	host := must2(l.Client("c"))(t)
-	r := must2(must2(l.Server("s"))(t).Redis(soon(t), RedisConfig{}))(t)
-	c := must2(host.Client(t.Context(), ClientConfig{Addr: r.Addr(), Conns: 1000}))(t)
-	must(t, c.Ready(soon(t)))
+	host := labtest.Must2(l.Client("c"))(t)
+	r := labtest.Must2(labtest.Must2(l.Server("s"))(t).Redis(labtest.Soon(t), RedisConfig{}))(t)
+	c := labtest.Must2(host.Client(t.Context(), ClientConfig{Addr: r.Addr(), Conns: 1000}))(t)
+	labtest.Must(t, c.Ready(labtest.Soon(t)))
 	began, before := time.Now(), c.Totals().OK
-	eventually(t, "20,000 requests", func() bool { return c.Totals().OK-before >= 20_000 })
+	labtest.Eventually(t, "20,000 requests", func() bool { return c.Totals().OK-before >= 20_000 })
 	t.Logf("%.0f requests a second on 1,000 connections", float64(c.Totals().OK-before)/time.Since(began).Seconds())
-	totals := must2(c.Stop())(t)
+	totals := labtest.Must2(c.Stop())(t)
 	if len(totals.Errors) != 0 || totals.Connects != 1000 {
 		t.Errorf("totals %+v, want 1000 connections without errors", totals)
 	}
@@ -606,11 +614,11 @@ func TestBusyClient(t *testing.T) {
 
 func TestProcess(t *testing.T) {
 	l := newLab(t)
-	h := must2(l.Client("c"))(t)
-	p := must2(h.Start(t.Context(), exec.Command("sleep", "1000")))(t)
-	must(t, p.Freeze())
-	must(t, p.Kill())
-	must(t, p.Kill())
+	h := labtest.Must2(l.Client("c"))(t)
+	p := labtest.Must2(h.Start(t.Context(), exec.Command("sleep", "1000")))(t)
+	labtest.Must(t, p.Freeze())
+	labtest.Must(t, p.Kill())
+	labtest.Must(t, p.Kill())
 	if p.Wait() == nil {
 		t.Error("a killed process is said to have ended well")
 	}
@@ -620,16 +628,16 @@ func TestProcess(t *testing.T) {
 	if _, err := h.Start(t.Context(), exec.Command("/nonexistent")); err == nil {
 		t.Error("starting nothing succeeds")
 	}
-	_, err := h.Redis(soon(t), RedisConfig{Args: []string{"--nonsense", "1"}})
+	_, err := h.Redis(labtest.Soon(t), RedisConfig{Args: []string{"--nonsense", "1"}})
 	if err == nil || !strings.Contains(err.Error(), "nonsense") {
 		t.Errorf("a server that cannot start gives %v, want its own words", err)
 	}
-	p = must2(h.Start(t.Context(), exec.Command("sleep", "1000")))(t)
-	must(t, h.Remove())
+	p = labtest.Must2(h.Start(t.Context(), exec.Command("sleep", "1000")))(t)
+	labtest.Must(t, h.Remove())
 	if p.Wait() == nil {
 		t.Error("a process outlives its host")
 	}
-	must(t, l.Close())
+	labtest.Must(t, l.Close())
 	if _, err := h.Start(t.Context(), exec.Command("true")); err == nil {
 		t.Error("starting a process in a closed lab succeeds")
 	}
@@ -660,31 +668,31 @@ func crash(prefix string) {
 
 func TestCrash(t *testing.T) {
 	prefix := "rgcrash" + fmt.Sprint(os.Getpid())
-	cmd := exec.Command(must2(os.Executable())(t))
+	cmd := exec.Command(labtest.Must2(os.Executable())(t))
 	cmd.Env = append(os.Environ(), crashEnv+"="+prefix)
-	out := must2(cmd.StdoutPipe())(t)
-	must(t, cmd.Start())
-	line := must2(bufio.NewReader(out).ReadString('\n'))(t)
+	out := labtest.Must2(cmd.StdoutPipe())(t)
+	labtest.Must(t, cmd.Start())
+	line := labtest.Must2(bufio.NewReader(out).ReadString('\n'))(t)
 	var pid int
-	must2(fmt.Sscan(line, &pid))(t)
-	server := must2(readStat(pid))(t)
+	labtest.Must2(fmt.Sscan(line, &pid))(t)
+	server := labtest.Must2(readStat(pid))(t)
 
 	if _, err := New(Config{Prefix: prefix}); err == nil || !strings.Contains(err.Error(), "living process") {
 		t.Errorf("taking the prefix of a living lab gives %v", err)
 	}
-	must(t, cmd.Process.Kill())
+	labtest.Must(t, cmd.Process.Kill())
 	_ = cmd.Wait()
-	eventually(t, "the server dies with its lab", func() bool {
+	labtest.Eventually(t, "the server dies with its lab", func() bool {
 		st, err := readStat(pid)
 		return err != nil || st.start != server.start || st.state == 'Z'
 	})
-	left := must2(filepath.Glob(netnsDir + "/" + prefix + "-*"))(t)
+	left := labtest.Must2(filepath.Glob(netnsDir + "/" + prefix + "-*"))(t)
 	if len(left) != 3 {
 		t.Errorf("a crashed lab left %v, want its router, switch and host", left)
 	}
 	newLab(t) // of another prefix
 	for _, glob := range []string{netnsDir + "/" + prefix + "-*", journalDir + "/" + prefix + "*"} {
-		if left := must2(filepath.Glob(glob))(t); len(left) != 0 {
+		if left := labtest.Must2(filepath.Glob(glob))(t); len(left) != 0 {
 			t.Errorf("the next lab left %v of the crashed one", left)
 		}
 	}
@@ -705,52 +713,52 @@ func TestWithoutRoot(t *testing.T) {
 // has its pid is not.
 func TestCleanUpProcesses(t *testing.T) {
 	cmd := exec.Command("sleep", "1000")
-	must(t, cmd.Start())
+	labtest.Must(t, cmd.Start())
 	defer func() { cmd.Process.Kill(); cmd.Wait() }()
-	st := must2(readStat(cmd.Process.Pid))(t)
-	must(t, killIdentified(processEntry{Pid: cmd.Process.Pid, Start: st.start + 1}))
-	if now := must2(readStat(cmd.Process.Pid))(t); now.state == 'Z' {
+	st := labtest.Must2(readStat(cmd.Process.Pid))(t)
+	labtest.Must(t, killIdentified(processEntry{Pid: cmd.Process.Pid, Start: st.start + 1}))
+	if now := labtest.Must2(readStat(cmd.Process.Pid))(t); now.state == 'Z' {
 		t.Fatal("a process with another start time was killed")
 	}
-	must(t, killIdentified(processEntry{Pid: cmd.Process.Pid, Start: st.start}))
-	if now := must2(readStat(cmd.Process.Pid))(t); now.state != 'Z' {
+	labtest.Must(t, killIdentified(processEntry{Pid: cmd.Process.Pid, Start: st.start}))
+	if now := labtest.Must2(readStat(cmd.Process.Pid))(t); now.state != 'Z' {
 		t.Errorf("the process is in state %c, want it dead", now.state)
 	}
-	must(t, cmd.Process.Kill())
+	labtest.Must(t, cmd.Process.Kill())
 }
 
 func TestForeignNamespace(t *testing.T) {
 	prefix := "rgforeign" + fmt.Sprint(os.Getpid())
-	foreign := must2(newNamespace(prefix+"-rtr", func(identity) error { return nil }))(t)
+	foreign := labtest.Must2(newNamespace(prefix+"-rtr", func(identity) error { return nil }))(t)
 	defer foreign.remove()
 	if _, err := New(Config{Prefix: prefix}); err == nil || !strings.Contains(err.Error(), "exists") {
 		t.Errorf("a lab over a foreign namespace gives %v", err)
 	}
-	if !must2(checkName(foreign.path, []identity{foreign.id}))(t) {
+	if !labtest.Must2(checkName(foreign.path, []identity{foreign.id}))(t) {
 		t.Fatal("the lab removed a namespace it did not make")
 	}
-	must(t, foreign.remove())
+	labtest.Must(t, foreign.remove())
 
 	// Somebody puts another namespace under a name of the lab.
-	l := must2(New(Config{Prefix: prefix}))(t)
-	h := must2(l.Client("c"))(t)
-	must(t, unix.Unmount(h.NSPath, unix.MNT_DETACH))
-	must(t, os.Remove(h.NSPath))
-	foreign = must2(newNamespace(h.NSName, func(identity) error { return nil }))(t)
+	l := labtest.Must2(New(Config{Prefix: prefix}))(t)
+	h := labtest.Must2(l.Client("c"))(t)
+	labtest.Must(t, unix.Unmount(h.NSPath, unix.MNT_DETACH))
+	labtest.Must(t, os.Remove(h.NSPath))
+	foreign = labtest.Must2(newNamespace(h.NSName, func(identity) error { return nil }))(t)
 	defer foreign.remove()
 	if err := l.Close(); err == nil || !strings.Contains(err.Error(), "not of this lab") {
 		t.Errorf("closing a lab with a foreign namespace under its name gives %v", err)
 	}
-	if !must2(checkName(foreign.path, []identity{foreign.id}))(t) {
+	if !labtest.Must2(checkName(foreign.path, []identity{foreign.id}))(t) {
 		t.Error("the lab removed a namespace that took the place of its own")
 	}
-	must(t, os.Remove(l.journal.path))
+	labtest.Must(t, os.Remove(l.journal.path))
 }
 
 // FailNow inside Do ends the function's goroutine; the caller must go on.
 func TestDoThatDoesNotReturn(t *testing.T) {
 	l := newLab(t)
-	h := must2(l.Client("c"))(t)
+	h := labtest.Must2(l.Client("c"))(t)
 	if err := h.Do(func() error { runtime.Goexit(); return nil }); err == nil {
 		t.Error("a function that did not return is said to have succeeded")
 	}
@@ -760,11 +768,11 @@ func TestManyHosts(t *testing.T) {
 	l := newLab(t)
 	began := time.Now()
 	for i := range 250 {
-		must2(l.Client(fmt.Sprintf("c%d", i)))(t)
+		labtest.Must2(l.Client(fmt.Sprintf("c%d", i)))(t)
 	}
 	made := time.Since(began)
 	began = time.Now()
-	must(t, l.Close())
+	labtest.Must(t, l.Close())
 	closed := time.Since(began)
 	t.Logf("250 hosts made in %v, removed in %v", made, closed)
 	if made > 20*time.Second || closed > 10*time.Second {
@@ -775,7 +783,7 @@ func TestManyHosts(t *testing.T) {
 func TestReadReply(t *testing.T) {
 	r := bufio.NewReader(strings.NewReader("+PONG\r\n:42\r\n$-1\r\n$3\r\na\r\n\r\n*2\r\n$1\r\nx\r\n*1\r\n-ERR y\r\n-ERR z\r\n"))
 	for _, want := range []any{"PONG", int64(42), nil, "a\r\n", []any{"x", []any{replyError("ERR y")}}} {
-		if got := must2(readReply(r))(t); fmt.Sprintf("%#v", got) != fmt.Sprintf("%#v", want) {
+		if got := labtest.Must2(readReply(r))(t); fmt.Sprintf("%#v", got) != fmt.Sprintf("%#v", want) {
 			t.Errorf("read %#v, want %#v", got, want)
 		}
 	}

@@ -25,7 +25,7 @@ type identity struct {
 }
 
 // namespace is a network namespace made by this lab. All access goes through
-// the descriptor, so that nobody who replaces the name can lead us elsewhere.
+// the descriptor, so that replacing the name cannot lead us elsewhere.
 type namespace struct {
 	name string
 	path string
@@ -78,7 +78,7 @@ func (n *namespace) make(announce func(identity) error) (err error) {
 	if err := announce(n.id); err != nil {
 		return err
 	}
-	// O_EXCL: a name that exists belongs to somebody else.
+	// O_EXCL: a name that exists belongs to another lab.
 	f, err := os.OpenFile(n.path, os.O_RDONLY|os.O_CREATE|os.O_EXCL, 0o444)
 	if err != nil {
 		return err
@@ -163,7 +163,7 @@ func checkName(path string, ids []identity) (mounted bool, err error) {
 	return true, err
 }
 
-// identify reads who the open namespace is. The cookie is a property of a
+// identify reads the identity of the open namespace. The cookie is a property of a
 // socket, so one is opened inside for a moment.
 func identify(ns *os.File) (identity, error) {
 	var st unix.Stat_t

@@ -118,7 +118,8 @@ func (h *Host) Start(ctx context.Context, cmd *exec.Cmd) (*Process, error) {
 	if err == nil {
 		err = l.journal.add(entry{Process: &processEntry{Pid: p.Pid(), Start: st.start}})
 	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) { // it may have ended already
+	// It may have ended already, even between opening its stat and reading it (ESRCH).
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
 		p.kill()
 		return fail(err)
 	}
@@ -170,7 +171,7 @@ func (p *Process) Kill() error {
 func (p *Process) kill() { _ = p.cmd.Process.Kill() }
 
 // Freeze stops the process with SIGSTOP and returns once it stands still: its
-// kernel side goes on acknowledging, nobody answers.
+// kernel side goes on acknowledging, the process does not answer.
 func (p *Process) Freeze() error {
 	if err := p.cmd.Process.Signal(unix.SIGSTOP); err != nil {
 		return fmt.Errorf("cannot freeze process %d: %w", p.Pid(), err)

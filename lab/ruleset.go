@@ -191,14 +191,21 @@ func tcp(src, dst netip.AddrPort) rule {
 
 // resetSYN answers a first SYN with a reset. Only a SYN: a reset for anything
 // else would also swallow the packets that end a connection.
-func resetSYN() rule {
+func resetSYN() rule { return concat(firstSYN(), rule{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}) }
+
+// firstSYN matches connection requests.
+func firstSYN() rule {
 	const syn, ack = 0x02, 0x10
 	return rule{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{syn | ack}, Xor: []byte{0}},
 		equal([]byte{syn}),
-		&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
 	}
+}
+
+// unreachable drops packets and answers that their host is unreachable.
+func unreachable() rule {
+	return rule{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_HOST_UNREACH}}
 }
 
 // share matches a random share of packets.

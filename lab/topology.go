@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -183,12 +184,8 @@ func (t *topology) plug(n lan, port string, ns *namespace, link string, number b
 				continue
 			}
 			for _, p := range []netip.Prefix{netip.PrefixFrom(n.addr4(number), 24), netip.PrefixFrom(n.addr6(number), 64)} {
-				addr := &netlink.Addr{IPNet: ipNet(p)}
-				if p.Addr().Is6() {
-					addr.Flags = unix.IFA_F_NODAD
-				}
-				if err := netlink.AddrAdd(l, addr); err != nil {
-					return fmt.Errorf("cannot add address %s: %w", p, err)
+				if err := AddAddress(l, p); err != nil {
+					return err
 				}
 			}
 		}
@@ -340,6 +337,110 @@ func (h *Host) Remove() error {
 // A socket that fn opens stays in the namespace. fn must not start goroutines
 // that open sockets: they would be elsewhere.
 func (h *Host) Do(fn func() error) error { return h.ns.do(fn) }
+
+// VRF makes a VRF of that name in the host, with its eth0 in it: only a socket that is bound
+// to the VRF reaches anything, and by IPv4 alone. The error is errors.ErrUnsupported where
+// the kernel has none (CONFIG_NET_VRF).
+func (h *Host) VRF(name string) error {
+	const table = 10 // any that is none of the kernel's own
+	err := h.Do(func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.Flags = name, net.FlagUp
+		vrf := &netlink.Vrf{LinkAttrs: attrs, Table: table}
+		if err := netlink.LinkAdd(vrf); err != nil {
+			return err
+		}
+		eth0, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		if err := netlink.LinkSetMaster(eth0, vrf); err != nil {
+			return err
+		}
+		return netlink.RouteReplace(&netlink.Route{Table: table, LinkIndex: eth0.Attrs().Index, Gw: h.lan.addr4(routerNumber).AsSlice()})
+	})
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return errors.ErrUnsupported
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make a VRF in host %s: %w", h.Name, err)
+	}
+	return nil
+}
+
+// Shadow gives h a second link, eth1, at the other end of which other has addr, an IPv4
+// address of another host, too: a socket of h that is bound to eth1 reaches other at it,
+// and one that is bound to eth0 the host that has it already. So it is with VRFs whose
+// addresses overlap, and this needs none.
+func (h *Host) Shadow(other *Host, addr netip.Addr) error {
+	const mine, its = "169.254.77.1/30", "169.254.77.2/30"
+	up := func(addrs ...string) error {
+		// What comes from the address comes through two interfaces.
+		if err := writeSysctls(map[string]string{"net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/eth0/rp_filter": "0", "net/ipv4/conf/eth1/rp_filter": "0"}); err != nil {
+			return err
+		}
+		l, err := netlink.LinkByName("eth1")
+		if err != nil {
+			return err
+		}
+		for _, a := range addrs {
+			if err := AddAddress(l, netip.MustParsePrefix(a)); err != nil {
+				return err
+			}
+		}
+		return netlink.LinkSetUp(l)
+	}
+	err := h.Do(func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "eth1"
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth1", PeerNamespace: netlink.NsFd(int(other.ns.fd.Fd()))})
+	})
+	if err != nil {
+		return fmt.Errorf("cannot connect host %s to %s: %w", h.Name, other.Name, err)
+	}
+	if err := other.Do(func() error { return up(its, addr.String()+"/32") }); err != nil {
+		return fmt.Errorf("cannot set up the second link of host %s: %w", other.Name, err)
+	}
+	err = h.Do(func() error {
+		if err := up(mine); err != nil {
+			return err
+		}
+		l, err := netlink.LinkByName("eth1")
+		if err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{
+			Dst: ipNet(netip.PrefixFrom(addr, 32)), Gw: net.IPv4(169, 254, 77, 2), LinkIndex: l.Attrs().Index,
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("cannot set up the second link of host %s: %w", h.Name, err)
+	}
+	return nil
+}
+
+// AddAddress gives link, of the calling thread's namespace, an address that can be used as
+// soon as it returns. The kernel answers before an IPv6 address has its local route, which a
+// work item adds (net/ipv6/addrconf.c, addrconf_dad_work): what is sent there in those
+// milliseconds is lost.
+func AddAddress(link netlink.Link, p netip.Prefix) error {
+	addr := &netlink.Addr{IPNet: ipNet(p)}
+	if p.Addr().Is6() {
+		addr.Flags = unix.IFA_F_NODAD
+	}
+	if err := netlink.AddrAdd(link, addr); err != nil {
+		return fmt.Errorf("cannot add address %s: %w", p, err)
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		routes, err := netlink.RouteGet(p.Addr().AsSlice())
+		if err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("address %s has no local route after 10 s (%v)", p, err)
+		}
+	}
+}
 
 // writeSysctls writes files below /proc/sys: /proc/sys/net follows the namespace
 // of the calling thread.

@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"cmp"
 	"net/netip"
 	"strings"
 
@@ -8,7 +9,8 @@ import (
 
 	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/event"
-	"github.com/redisguard/redisguard/supervisor"
+	"github.com/redisguard/redisguard/internal/figures"
+	"github.com/redisguard/redisguard/policy"
 	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/verdict"
 	"github.com/redisguard/redisguard/view"
@@ -21,23 +23,26 @@ const (
 
 // The states of endpoints and of paths to them.
 const (
-	up      = "up"
-	suspect = "suspect"
-	down    = "down"
+	up           = "up"
+	notAccepting = "not_accepting"
+	suspect      = "suspect"
+	down         = "down"
 )
 
-var endpointStates = []string{up, suspect, down}
+var endpointStates = []string{up, notAccepting, suspect, down}
 
 // unwell are the paths that are not up.
 func (r *reading) unwell() map[verdict.PathKey]string {
 	m := map[verdict.PathKey]string{}
 	for _, f := range r.now.Open {
-		path := verdict.PathKey{NS: f.Opened.NS, Endpoint: f.Opened.Endpoint}
+		path := f.Opened.Path()
 		switch f.Code {
 		case verdict.EndpointDown:
 			m[path] = down
 		case verdict.EndpointSuspect:
 			m[path] = suspect
+		case verdict.EndpointRefuses:
+			m[path] = notAccepting
 		}
 	}
 	return m
@@ -58,8 +63,13 @@ const watchedPort = "watched_port"
 
 // all are the guard's metrics, in the order of the way from a connection that is
 // found to a client that is back.
-func all() []figure {
-	return []figure{
+func all() []metric {
+	return append(nodeMetrics(), targetMetrics()...)
+}
+
+// nodeMetrics are those that every node has.
+func nodeMetrics() []metric {
+	return []metric{
 		{
 			name: "redisguard_build_info", help: "What runs here; always 1.", labels: []string{"version", "revision", "goversion"}, kind: gauge,
 			count: func(r *reading, say func(float64, ...string)) { say(1, r.Version, r.Revision, goVersion()) },
@@ -121,12 +131,19 @@ func all() []figure {
 						state[path.Endpoint] = s
 					}
 				}
-				n := map[string]int{}
-				for _, s := range state {
-					n[s]++
+				of := map[netip.AddrPort]string{}
+				for i := range r.node.Connections {
+					k := &r.node.Connections[i]
+					of[k.TCP.Remote] = cmp.Or(k.Target, watchedPort)
 				}
-				for _, s := range endpointStates {
-					say(float64(n[s]), watchedPort, s)
+				n := map[[2]string]int{}
+				for a, s := range state {
+					n[[2]string{cmp.Or(of[a], watchedPort), s}]++
+				}
+				for _, t := range r.labels() {
+					for _, s := range endpointStates {
+						say(float64(n[[2]string{t, s}]), t, s)
+					}
 				}
 			},
 		},
@@ -138,18 +155,20 @@ func all() []figure {
 					return
 				}
 				unwell := r.unwell()
-				n := map[[2]string]int{}
+				n := map[[3]string]int{}
 				for i := range r.node.Connections {
 					k := &r.node.Connections[i]
 					path := up
-					if s, ok := unwell[verdict.PathKey{NS: k.Key.NS, Endpoint: k.TCP.Remote}]; ok {
+					if s, ok := unwell[k.Path()]; ok {
 						path = s
 					}
-					n[[2]string{path, stateWord(k.TCP.State)}]++
+					n[[3]string{cmp.Or(k.Target, watchedPort), path, stateWord(k.TCP.State)}]++
 				}
-				for _, path := range endpointStates {
-					for _, s := range []string{"established", "connecting", "closing"} {
-						say(float64(n[[2]string{path, s}]), watchedPort, path, s)
+				for _, t := range r.labels() {
+					for _, path := range endpointStates {
+						for _, s := range []string{"established", "connecting", "closing"} {
+							say(float64(n[[3]string{t, path, s}]), t, path, s)
+						}
 					}
 				}
 			},
@@ -165,31 +184,25 @@ func all() []figure {
 				for i := range r.node.Connections {
 					n[r.node.Connections[i].Exempt]++
 				}
-				for _, x := range supervisor.Exemptions() {
+				for _, x := range policy.Exemptions() {
 					say(float64(n[string(x)]), string(x))
 				}
 			},
 		},
 		{
 			name: "redisguard_connections_armed", labels: []string{"state"}, kind: gauge,
-			help: "Watched connections by how it stands with their keepalive; canary is one of those that are armed.",
+			help: "Watched connections by how it stands with their keepalive.",
 			count: func(r *reading, say func(float64, ...string)) {
 				if r.node == nil {
 					return
 				}
 				n := map[view.ArmState]int{}
-				canaries := 0
 				for i := range r.node.Connections {
-					a := &r.node.Connections[i].Arm
-					n[a.State]++
-					if a.Canary {
-						canaries++
-					}
+					n[r.node.Connections[i].Arm.State]++
 				}
 				for _, st := range view.ArmStates() {
 					say(float64(n[st]), string(st))
 				}
-				say(float64(canaries), "canary")
 			},
 		},
 		number(gauge, "redisguard_namespaces", "Network namespaces of this node.", func(r *reading) int64 { return r.Namespaces }),
@@ -203,36 +216,39 @@ func all() []figure {
 			},
 		},
 		perKey("redisguard_tunes_total", "Network namespaces that were tuned, restored, found changed by somebody else, or could not be tuned.", "outcome",
-			func(r *reading) map[supervisor.TuneOutcome]int64 { return r.Tunes }, func(o supervisor.TuneOutcome) string { return string(o) }),
+			func(r *reading) map[figures.TuneOutcome]int64 { return r.Tunes }, func(o figures.TuneOutcome) string { return string(o) }),
 		perKey("redisguard_arms_total", "Connections whose keepalive was set, found as it should be, or could not be set; those that failed are tried again.", "outcome",
-			func(r *reading) map[supervisor.ArmOutcome]int64 { return r.Arms }, func(o supervisor.ArmOutcome) string { return string(o) }),
+			func(r *reading) map[figures.ArmOutcome]int64 { return r.Arms }, func(o figures.ArmOutcome) string { return string(o) }),
 		{
 			name: "redisguard_discovery_age_seconds", kind: gauge,
 			help:  "Age of the oldest view of a network namespace that is known to have something new: how late discovery is.",
 			count: func(r *reading, say func(float64, ...string)) { say(r.Discovery.Seconds()) },
 		},
-		number(counter, "redisguard_births_total", "New connections that the kernel's tracepoint told of.", func(r *reading) int64 { return r.Births }),
-		number(counter, "redisguard_births_lost_total", "New connections that the kernel's tracepoint had no room to tell of; dumps find them later.", func(r *reading) int64 { return r.BirthsLost }),
+		number(counter, "redisguard_connect_events_total", "New connections that the kernel's tracepoint told of.", func(r *reading) int64 { return r.ConnectEvents }),
+		number(counter, "redisguard_connect_events_lost_total", "New connections that the kernel's tracepoint had no room to tell of; dumps find them later.", func(r *reading) int64 { return r.ConnectEventsLost }),
 		number(counter, "redisguard_discovery_dumps_total", "Dumps of a network namespace's connections.", func(r *reading) int64 { return r.Dumps }),
 		number(counter, "redisguard_discovery_dump_errors_total", "Dumps of a network namespace's connections that failed.", func(r *reading) int64 { return r.DumpErrors }),
 		number(counter, "redisguard_attributions_total", "Connections whose process was looked for.", func(r *reading) int64 { return r.Attributions }),
 		number(counter, "redisguard_attributions_unexplained_total", "Connections for which no process was found.", func(r *reading) int64 { return r.Unexplained }),
+		number(counter, "redisguard_questions_total", "Listening sockets that were asked whether they are Redis itself.", func(r *reading) int64 { return r.Questions }),
 
 		number(counter, "redisguard_watch_looks_total", "Exact looks at single connections.", func(r *reading) int64 { return r.Gets }),
 		number(counter, "redisguard_watch_steps_total", "Steps of the verdict core.", func(r *reading) int64 { return r.Steps }),
 		{
 			name: "redisguard_watch_lateness_seconds", help: "How much later than planned a round of looks began.",
-			spread: func(r *reading, say func(supervisor.Distribution, ...string)) { say(r.Lateness) },
+			spread: func(r *reading, say func(figures.Distribution, ...string)) { say(r.Lateness) },
 		},
 		perKey("redisguard_probes_total", "Probes of endpoints that have ended.", "outcome",
 			func(r *reading) map[verdict.Outcome]int64 { return r.Figures.Probes },
 			func(o verdict.Outcome) string { return strings.ReplaceAll(o.String(), " ", "_") }),
-		number(counter, "redisguard_errands_skipped_total", "Probes and looks that were not made because too many were under way.", func(r *reading) int64 { return r.SkippedErrands }),
+		number(counter, "redisguard_asks_total", "Connections that were asked by an empty segment whether their peer is there.", func(r *reading) int64 { return r.Asks }),
+		number(counter, "redisguard_tasks_skipped_total", "Probes and looks that were not made because too many were under way.", func(r *reading) int64 { return r.TasksSkipped }),
+		number(counter, "redisguard_watch_inbox_waits_total", "Messages to the watcher that had to wait for room in its inbox.", func(r *reading) int64 { return r.InboxWaits }),
 
 		{
 			name: "redisguard_detection_seconds", labels: []string{"rule"},
 			help: "How long a connection had been silent when it was judged half-dead.",
-			spread: func(r *reading, say func(supervisor.Distribution, ...string)) {
+			spread: func(r *reading, say func(figures.Distribution, ...string)) {
 				for rule, d := range r.Detection {
 					say(d, string(rule))
 				}
@@ -251,11 +267,11 @@ func all() []figure {
 		},
 		{
 			name: "redisguard_reap_wait_seconds", help: "From the verdict to the reap: the spread, the rate limit and the breaker.",
-			spread: func(r *reading, say func(supervisor.Distribution, ...string)) { say(r.Wait) },
+			spread: func(r *reading, say func(figures.Distribution, ...string)) { say(r.Wait) },
 		},
 		{
 			name: "redisguard_recovery_seconds", help: "From the reap to the client's being heard on a new connection.",
-			spread: func(r *reading, say func(supervisor.Distribution, ...string)) { say(r.Recovery) },
+			spread: func(r *reading, say func(figures.Distribution, ...string)) { say(r.Recovery) },
 		},
 
 		perKey("redisguard_events_total", "Events by type.", "type",

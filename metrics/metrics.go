@@ -2,7 +2,7 @@
 //
 // Label values come from closed sets and are there from the start, as zero: no
 // address, connection, pod or process is ever a label, so that the number of
-// series is the same on every node. Names follow Prometheus' guide: base units,
+// series is the same on every node. The names of targets are those of the config. Names follow Prometheus' guide: base units,
 // and _total for what only grows.
 package metrics
 
@@ -18,15 +18,14 @@ import (
 
 	"github.com/redisguard/redisguard/api"
 	"github.com/redisguard/redisguard/event"
-	"github.com/redisguard/redisguard/supervisor"
+	"github.com/redisguard/redisguard/internal/figures"
 	"github.com/redisguard/redisguard/verdict"
 	"github.com/redisguard/redisguard/view"
 )
 
-// Guard is what is asked of the supervisor.
+// Guard is what is asked of the figures.
 type Guard interface {
-	Stats() supervisor.Stats
-	Figures() supervisor.Figures
+	Figures() figures.Figures
 	View(ctx context.Context) (*view.Node, error)
 }
 
@@ -67,23 +66,22 @@ func Registry(c Config) *prometheus.Registry {
 // reading is everything that one scrape is made of.
 type reading struct {
 	Config
-	supervisor.Stats
-	supervisor.Figures
+	figures.Figures
 	events map[verdict.EventType]uint64
 	now    event.Snapshot
 	node   *view.Node // nil if it did not answer in time
 	api    api.Counters
 }
 
-// figure is one metric. Of count and spread one is set.
-type figure struct {
+// metric is one of them. Of count and spread one is set.
+type metric struct {
 	name, help string
 	labels     []string
 	kind       prometheus.ValueType
 	// count says the values of the metric, spread its distributions, each with
 	// the values of labels.
 	count  func(r *reading, say func(value float64, labels ...string))
-	spread func(r *reading, say func(d supervisor.Distribution, labels ...string))
+	spread func(r *reading, say func(d figures.Distribution, labels ...string))
 }
 
 // viewWithin is how long the watcher may take for a copy of its tables, which is
@@ -93,13 +91,13 @@ const viewWithin = 2 * time.Second
 // collector reads everything once for each scrape.
 type collector struct {
 	conf    Config
-	figures []figure
+	metrics []metric
 	descs   []*prometheus.Desc
 }
 
 func newCollector(c Config) *collector {
-	col := &collector{conf: c, figures: all()}
-	for _, f := range col.figures {
+	col := &collector{conf: c, metrics: all()}
+	for _, f := range col.metrics {
 		col.descs = append(col.descs, prometheus.NewDesc(f.name, f.help, f.labels, nil))
 	}
 	return col
@@ -112,15 +110,15 @@ func (c *collector) Describe(to chan<- *prometheus.Desc) {
 }
 
 func (c *collector) Collect(to chan<- prometheus.Metric) {
-	r := reading{Config: c.conf, Stats: c.conf.Guard.Stats(), Figures: c.conf.Guard.Figures(), events: c.conf.Events.Counts(), now: c.conf.Events.Snapshot(false), api: c.conf.API()}
+	r := reading{Config: c.conf, Figures: c.conf.Guard.Figures(), events: c.conf.Events.Counts(), now: c.conf.Events.Snapshot(false), api: c.conf.API()}
 	ctx, cancel := context.WithTimeout(context.Background(), viewWithin)
 	defer cancel()
 	// Without it, what stands in it is left out: an old number would look like a
 	// new one.
 	r.node, _ = c.conf.Guard.View(ctx)
-	for i, f := range c.figures {
+	for i, f := range c.metrics {
 		if f.spread != nil {
-			f.spread(&r, func(d supervisor.Distribution, labels ...string) { to <- histogram(c.descs[i], d, labels) })
+			f.spread(&r, func(d figures.Distribution, labels ...string) { to <- histogram(c.descs[i], d, labels) })
 			continue
 		}
 		f.count(&r, func(v float64, labels ...string) {
@@ -131,7 +129,7 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 
 // histogram turns a distribution into Prometheus' form, where each bucket holds
 // those of the smaller ones, too.
-func histogram(desc *prometheus.Desc, d supervisor.Distribution, labels []string) prometheus.Metric {
+func histogram(desc *prometheus.Desc, d figures.Distribution, labels []string) prometheus.Metric {
 	buckets := make(map[float64]uint64, len(d.Upper))
 	var n uint64
 	for i, upper := range d.Upper {
@@ -142,13 +140,13 @@ func histogram(desc *prometheus.Desc, d supervisor.Distribution, labels []string
 }
 
 // number is a metric without labels.
-func number[T int64 | int | uint64](kind prometheus.ValueType, name, help string, read func(*reading) T) figure {
-	return figure{name: name, help: help, kind: kind, count: func(r *reading, say func(float64, ...string)) { say(float64(read(r))) }}
+func number[T int64 | int | uint64](kind prometheus.ValueType, name, help string, read func(*reading) T) metric {
+	return metric{name: name, help: help, kind: kind, count: func(r *reading, say func(float64, ...string)) { say(float64(read(r))) }}
 }
 
 // perKey is a metric with a label for each key of a map.
-func perKey[K comparable, N int64 | uint64](name, help, label string, read func(*reading) map[K]N, word func(K) string) figure {
-	return figure{name: name, help: help, labels: []string{label}, kind: prometheus.CounterValue, count: func(r *reading, say func(float64, ...string)) {
+func perKey[K comparable, N int64 | uint64](name, help, label string, read func(*reading) map[K]N, word func(K) string) metric {
+	return metric{name: name, help: help, labels: []string{label}, kind: prometheus.CounterValue, count: func(r *reading, say func(float64, ...string)) {
 		for k, n := range read(r) {
 			say(float64(n), word(k))
 		}
@@ -156,7 +154,7 @@ func perKey[K comparable, N int64 | uint64](name, help, label string, read func(
 }
 
 // perWord is perKey where the keys are the words.
-func perWord(name, help, label string, read func(*reading) map[string]int64) figure {
+func perWord(name, help, label string, read func(*reading) map[string]int64) metric {
 	return perKey(name, help, label, read, func(s string) string { return s })
 }
 

@@ -18,8 +18,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/redisguard/redisguard/api"
+	"github.com/redisguard/redisguard/clusterview"
+	"github.com/redisguard/redisguard/clusterview/reply"
+	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/event"
-	"github.com/redisguard/redisguard/supervisor"
+	"github.com/redisguard/redisguard/internal/figures"
+	"github.com/redisguard/redisguard/policy"
 	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/verdict"
 	"github.com/redisguard/redisguard/view"
@@ -29,7 +33,7 @@ var update = flag.Bool("update", false, "write testdata/scrape.txt anew")
 
 // guard has the same figures every time.
 type guard struct {
-	f    supervisor.Figures
+	f    figures.Figures
 	node view.Node
 	err  error
 }
@@ -41,21 +45,17 @@ func (g guard) View(context.Context) (*view.Node, error) {
 	return &g.node, nil
 }
 
-func (guard) Stats() supervisor.Stats {
-	return supervisor.Stats{
-		Tracked: 12, Namespaces: 3, Dumps: 100, DumpErrors: 1, Gets: 5000, Steps: 600, Late: 2, Probes: 40, SkippedErrands: 4,
-		Reaped: 7, Spared: 1, Discovery: 1500 * time.Millisecond, Attributions: 20, Unexplained: 3, AuditDropped: 5, Births: 30, BirthsLost: 6,
-	}
-}
-
-func (g guard) Figures() supervisor.Figures { return g.f }
+func (g guard) Figures() figures.Figures { return g.f }
 
 func newGuard() guard {
-	f := supervisor.NoFigures()
-	f.Reaps[supervisor.ReapKind{Rule: verdict.RuleDown, Outcome: verdict.ReapDone}] = 7
+	f := figures.None()
+	f.Tracked, f.Namespaces, f.Dumps, f.DumpErrors, f.Gets, f.Steps, f.Late = 12, 3, 100, 1, 5000, 600, 2
+	f.ProbesMade, f.TasksSkipped, f.InboxWaits, f.Reaped, f.Spared, f.Discovery = 40, 4, 8, 7, 1, 1500*time.Millisecond
+	f.Attributions, f.Unexplained, f.Questions, f.AuditDropped, f.ConnectEvents, f.ConnectEventsLost = 20, 3, 2, 5, 30, 6
+	f.Reaps[figures.ReapKind{Rule: verdict.RuleDown, Outcome: verdict.ReapDone}] = 7
 	f.Withheld[verdict.RuleFlow] = 2
 	f.Probes[verdict.CouldNotTell] = 3
-	f.Succeeded[supervisor.Watcher] = time.UnixMilli(1_700_000_000_250)
+	f.Succeeded[figures.Watcher] = time.UnixMilli(1_700_000_000_250)
 	d := f.Detection[verdict.RuleDown]
 	d.Count, d.Sum, d.Buckets[5], d.Buckets[6] = 8, 100*time.Second, 4, 3
 	f.Detection[verdict.RuleDown] = d
@@ -63,8 +63,8 @@ func newGuard() guard {
 	g := guard{f: f}
 	for i, k := range []struct {
 		state  tcpstate.State
-		exempt supervisor.Exemption
-	}{{state: tcpstate.Established}, {state: tcpstate.SynSent, exempt: supervisor.ExemptRedis}, {state: tcpstate.CloseWait}, {state: tcpstate.Established, exempt: supervisor.ExemptMode}} {
+		exempt policy.Exemption
+	}{{state: tcpstate.Established}, {state: tcpstate.SynSent, exempt: policy.ExemptRedis}, {state: tcpstate.CloseWait}, {state: tcpstate.Established, exempt: policy.ExemptMode}} {
 		c := view.Connection{Key: verdict.ConnKey{NS: verdict.NS(i)}, Exempt: string(k.exempt)}
 		c.TCP.Remote, c.TCP.State = endpoint(i/3), k.state
 		g.node.Connections = append(g.node.Connections, c)
@@ -72,6 +72,19 @@ func newGuard() guard {
 	c := view.Connection{}
 	c.TCP.Remote, c.TCP.State = endpoint(7), tcpstate.Established
 	g.node.Connections = append(g.node.Connections, c)
+	c.Target, c.TCP.Remote = "orders", endpoint(8)
+	g.node.Connections = append(g.node.Connections, c)
+	g.node.Targets = []view.Target{
+		{Conf: &config.TargetSection{Name: "orders"}, Topology: &clusterview.Topology{
+			Known: true, State: clusterview.Up, Problems: []clusterview.Problem{{Kind: clusterview.ProblemTilt}},
+			Nodes: []clusterview.Node{
+				{Role: reply.RolePrimary, State: clusterview.StateOK}, {Role: reply.RoleReplica, State: clusterview.StateFailed}, {},
+			},
+		}},
+		{Conf: &config.TargetSection{Name: "sessions"}, Topology: &clusterview.Topology{Known: true, State: clusterview.Down}, Problem: "10.0.0.1:6379: it wants a password"},
+		// Not known: it is neither up nor down. And it has the name of what belongs to no target.
+		{Conf: &config.TargetSection{Name: watchedPort}, Topology: &clusterview.Topology{}},
+	}
 	return g
 }
 
@@ -143,7 +156,7 @@ func TestLint(t *testing.T) {
 // one that has, and none of their labels could be an address, an id or a name.
 func TestClosedLabels(t *testing.T) {
 	idle := testConfig()
-	idle.Guard, idle.Events = guard{f: supervisor.NoFigures()}, event.NewHub(1)
+	idle.Guard, idle.Events = guard{f: figures.None(), node: view.Node{Targets: newGuard().node.Targets}}, event.NewHub(1)
 	before, after := series(t, idle), series(t, testConfig())
 	if diff := cmp.Diff(before, after); diff != "" {
 		t.Errorf("series come and go (-idle +busy):\n%s", diff)
@@ -178,7 +191,7 @@ func TestWatcherDoesNotAnswer(t *testing.T) {
 	g.node = view.Node{}
 	c.Guard = g
 	got := scrape(t, c)
-	if strings.Contains(got, "redisguard_connections{") || !strings.Contains(got, "redisguard_reaps_total{") {
+	if strings.Contains(got, "redisguard_connections{") || strings.Contains(got, "redisguard_target_") || !strings.Contains(got, "redisguard_reaps_total{") {
 		t.Errorf("got:\n%s", got)
 	}
 }

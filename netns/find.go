@@ -19,7 +19,7 @@ type Finder struct {
 	// Walk calls fn with a process and the namespace of its main thread, for
 	// all processes; proc.FS.WalkNetNS is made for it. Nil finds none by
 	// process.
-	Walk func(ctx context.Context, fn func(pid int, dev, inode uint64)) error
+	Walk func(ctx context.Context, fn func(pid int, ns Key)) error
 	// MountDirs are the directories where namespaces are bind-mounted, by
 	// default /run/netns (iproute2, CNI) and /run/docker/netns.
 	MountDirs []string
@@ -31,11 +31,8 @@ type Finder struct {
 	// wrong in a container with a network of its own.
 	HostErr error
 
-	known map[key]Namespace
+	known map[Key]Namespace
 }
-
-// key is an ID without the cookie.
-type key struct{ dev, inode uint64 }
 
 // Find returns all network namespaces, the host's first and the others by inode,
 // each once. What could not be looked at is told in the joined error, beside a
@@ -43,7 +40,7 @@ type key struct{ dev, inode uint64 }
 // others. It visits namespaces that it has not seen before, to read their
 // cookies, and so wants a Thread.
 func (f *Finder) Find(ctx context.Context, t *Thread) ([]Namespace, error) {
-	found := map[key]Namespace{}
+	found := map[Key]Namespace{}
 	var errs []error
 	host := f.HostPath
 	if host == "" {
@@ -59,7 +56,7 @@ func (f *Finder) Find(ctx context.Context, t *Thread) ([]Namespace, error) {
 			return nil, err
 		}
 	}
-	found[hostKey] = Namespace{ID: hostKey.id(), Name: "host", Path: host}
+	found[hostKey] = Namespace{ID: hostKey.ID(), Name: "host", Path: host}
 	dirs := f.MountDirs
 	if dirs == nil {
 		dirs = []string{"/run/netns", "/run/docker/netns"}
@@ -78,18 +75,17 @@ func (f *Finder) Find(ctx context.Context, t *Thread) ([]Namespace, error) {
 				continue
 			}
 			if _, ok := found[k]; !ok {
-				found[k] = Namespace{ID: k.id(), Name: e.Name(), Path: path}
+				found[k] = Namespace{ID: k.ID(), Name: e.Name(), Path: path}
 			}
 		}
 	}
 	if f.Walk != nil {
-		err := f.Walk(ctx, func(pid int, dev, inode uint64) {
-			k := key{dev, inode}
+		err := f.Walk(ctx, func(pid int, k Key) {
 			ns, ok := found[k]
 			if ok && ns.PID != 0 {
 				return
 			}
-			ns.ID, ns.PID = k.id(), pid
+			ns.ID, ns.PID = k.ID(), pid
 			if ns.Path == "" {
 				ns.Path = fmt.Sprintf("/proc/%d/ns/net", pid)
 			}
@@ -109,7 +105,7 @@ func (f *Finder) Find(ctx context.Context, t *Thread) ([]Namespace, error) {
 // addCookies completes the identities. A namespace known before keeps its
 // cookie: if its inode has been used again since, the first visit to it that
 // compares cookies will tell, and Forget makes the next Find read it anew.
-func (f *Finder) addCookies(t *Thread, found map[key]Namespace) error {
+func (f *Finder) addCookies(t *Thread, found map[Key]Namespace) error {
 	var errs []error
 	for k, ns := range found {
 		if old, ok := f.known[k]; ok && old.Path == ns.Path && old.ID.Cookie != 0 {
@@ -136,33 +132,31 @@ func (f *Finder) addCookies(t *Thread, found map[key]Namespace) error {
 
 // Forget drops what is remembered about a namespace, so that the next Find
 // identifies it anew.
-func (f *Finder) Forget(id ID) { delete(f.known, key{id.Dev, id.Inode}) }
-
-func (k key) id() ID { return ID{Dev: k.dev, Inode: k.inode} }
+func (f *Finder) Forget(id ID) { delete(f.known, id.Key()) }
 
 // nsfsKey identifies the namespace behind path.
-func nsfsKey(path string) (key, error) {
+func nsfsKey(path string) (Key, error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(path, &fs); err != nil {
-		return key{}, fmt.Errorf("cannot identify %s: %w", path, err)
+		return Key{}, fmt.Errorf("cannot identify %s: %w", path, err)
 	}
 	if fs.Type != unix.NSFS_MAGIC {
-		return key{}, fmt.Errorf("%s is no namespace", path)
+		return Key{}, fmt.Errorf("%s is no namespace", path)
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
-		return key{}, fmt.Errorf("cannot identify %s: %w", path, err)
+		return Key{}, fmt.Errorf("cannot identify %s: %w", path, err)
 	}
-	return key{st.Dev, st.Ino}, nil
+	return Key{st.Dev, st.Ino}, nil
 }
 
-func sorted(found map[key]Namespace, host key) []Namespace {
+func sorted(found map[Key]Namespace, host Key) []Namespace {
 	list := make([]Namespace, 0, len(found))
 	for _, ns := range found {
 		list = append(list, ns)
 	}
 	slices.SortFunc(list, func(a, b Namespace) int {
-		if ah, bh := a.ID.key() == host, b.ID.key() == host; ah != bh {
+		if ah, bh := a.ID.Key() == host, b.ID.Key() == host; ah != bh {
 			if ah {
 				return -1
 			}
@@ -178,5 +172,3 @@ func sorted(found map[key]Namespace, host key) []Namespace {
 	})
 	return list
 }
-
-func (id ID) key() key { return key{id.Dev, id.Inode} }

@@ -23,9 +23,20 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/redisguard/redisguard/internal/patient"
+	"github.com/redisguard/redisguard/internal/abandon"
 	"github.com/redisguard/redisguard/internal/sys"
 )
+
+// Key is the device and inode of a namespace's nsfs file, which is what stat(2) of
+// /proc/<pid>/ns/net says. It names a namespace while that lives: inode numbers are
+// used again.
+type Key struct{ Dev, Inode uint64 }
+
+// String gives the inode as `ip netns identify` and /proc show it.
+func (k Key) String() string { return "net:[" + strconv.FormatUint(k.Inode, 10) + "]" }
+
+// ID is an identity of which no more than the key is known.
+func (k Key) ID() ID { return ID{Dev: k.Dev, Inode: k.Inode} }
 
 // ID identifies a network namespace within one boot.
 type ID struct {
@@ -35,8 +46,21 @@ type ID struct {
 	Cookie uint64
 }
 
-// String gives the inode as `ip netns identify` and /proc show it.
-func (id ID) String() string { return "net:[" + strconv.FormatUint(id.Inode, 10) + "]" }
+// Key is the identity without the cookie.
+func (id ID) Key() Key { return Key{id.Dev, id.Inode} }
+
+// Number names the namespace in one number: by its cookie, or by its inode where the
+// kernel has no cookies. Cookies start at 1 and stay far below the range of the inode
+// numbers of nsfs, which the kernel allocates from 0xF0000000 on (PROC_DYNAMIC_FIRST
+// in fs/proc).
+func (id ID) Number() uint64 {
+	if id.Cookie != 0 {
+		return id.Cookie
+	}
+	return id.Inode
+}
+
+func (id ID) String() string { return id.Key().String() }
 
 // IsZero reports whether id names no namespace.
 func (id ID) IsZero() bool { return id == ID{} }
@@ -78,7 +102,7 @@ var ErrStranded = errors.New("the thread could not return to its own network nam
 // goroutine that made it with NewThread, and must be closed by it.
 type Thread struct {
 	home     int // descriptor of its own namespace
-	homeKey  key
+	homeKey  Key
 	stranded bool
 }
 
@@ -89,18 +113,18 @@ type Thread struct {
 // and /proc/self/ns/net would show its last namespace for ever.
 func NewThread() (*Thread, error) {
 	runtime.LockOSThread()
-	fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := sys.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		runtime.UnlockOSThread()
 		return nil, fmt.Errorf("cannot open own network namespace: %w", err)
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		unix.Close(fd)
+		sys.Close(fd)
 		runtime.UnlockOSThread()
 		return nil, fmt.Errorf("cannot identify own network namespace: %w", err)
 	}
-	return &Thread{home: fd, homeKey: key{st.Dev, st.Ino}}, nil
+	return &Thread{home: fd, homeKey: Key{st.Dev, st.Ino}}, nil
 }
 
 // Close lets go of the thread. A stranded one stays locked, so that the runtime
@@ -109,7 +133,7 @@ func (t *Thread) Close() {
 	if t.home < 0 {
 		return
 	}
-	unix.Close(t.home)
+	sys.Close(t.home)
 	t.home = -1
 	if !t.stranded {
 		runtime.UnlockOSThread()
@@ -126,7 +150,7 @@ func (t *Thread) Visit(ns Namespace, fn func() error) error {
 	if t.stranded {
 		return ErrStranded
 	}
-	if ns.ID.key() == t.homeKey {
+	if ns.ID.Key() == t.homeKey {
 		return fn() // here already, and without CAP_SYS_ADMIN
 	}
 	if err := t.enter(ns); err != nil {
@@ -157,12 +181,12 @@ func (t *Thread) enter(ns Namespace) error {
 		}
 		return fmt.Errorf("cannot open network namespace %s: %w", ns, err)
 	}
-	defer unix.Close(fd)
+	defer sys.Close(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return fmt.Errorf("cannot identify network namespace %s: %w", ns, err)
 	}
-	if st.Dev != ns.ID.Dev || st.Ino != ns.ID.Inode {
+	if (Key{st.Dev, st.Ino}) != ns.ID.Key() {
 		return ErrGone
 	}
 	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
@@ -175,20 +199,20 @@ func (t *Thread) enter(ns Namespace) error {
 	return nil
 }
 
-// patience is for how long a process may keep us from its namespace: less than anybody
-// who visits it is waited for.
+// patience is for how long a process may keep us from its namespace: less than any caller
+// that visits it is waited for.
 const patience = 100 * time.Millisecond
 
-// open opens a way in. One that leads through a process is opened by somebody who can
-// be given up: while that process is held up in execve, so is whoever asks for its
-// namespaces, and cannot be killed (see proc.Held). Then another way in is to be found.
+// open opens a way in. One that leads through a process is opened by a goroutine that can
+// be abandoned: while that process is stuck in execve, so is every thread that asks for its
+// namespaces, and cannot be killed (see proc.Stuck). Then another way in is to be found.
 func open(path string) (int, error) {
 	const flags = unix.O_RDONLY | unix.O_CLOEXEC
 	if !strings.HasSuffix(path, "/ns/net") {
-		return unix.Open(path, flags, 0)
+		return sys.Open(path, flags, 0)
 	}
 	fd, err := -1, error(nil)
-	call := patient.New(1, func(int) { fd, err = unix.Open(path, flags, 0) })
+	call := abandon.New(1, func(int) { fd, err = sys.Open(path, flags, 0) })
 	go call.Do()
 	if call.Await(context.Background(), patience) == 1 {
 		return fd, err
@@ -196,14 +220,14 @@ func open(path string) (int, error) {
 	go func() {
 		<-call.Ended()
 		if err == nil {
-			unix.Close(fd)
+			sys.Close(fd)
 		}
 	}()
 	return -1, ErrGone
 }
 
 // Do runs fn in ns on a thread of its own, and waits for it. It is for single
-// errands; a loop keeps a Thread.
+// visits; a loop keeps a Thread.
 func Do(ns Namespace, fn func() error) error {
 	done := make(chan error, 1)
 	go func() {

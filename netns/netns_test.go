@@ -9,11 +9,12 @@ import (
 	"strconv"
 	"testing"
 
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/redisguard/redisguard/lab/labtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { labtest.Main(m) }
 
 // makeNS makes a network namespace and mounts it on dir/name.
 func makeNS(t *testing.T, dir, name string) string {
@@ -168,13 +169,13 @@ func TestFindByProcess(t *testing.T) {
 	}
 	// A process that lives in the namespace is played by a bind mount in a
 	// directory that the finder does not look into.
-	f := &Finder{MountDirs: []string{}, Walk: func(_ context.Context, fn func(int, uint64, uint64)) error {
-		fn(os.Getpid(), k.dev, k.inode) // a lie: our pid is in the host's namespace
+	f := &Finder{MountDirs: []string{}, Walk: func(_ context.Context, fn func(int, Key)) error {
+		fn(os.Getpid(), k) // a lie: our pid is in the host's namespace
 		return nil
 	}}
 	list := find(t, f)
 	for _, ns := range list {
-		if ns.ID.Inode == k.inode {
+		if ns.ID.Inode == k.Inode {
 			t.Errorf("a namespace whose process is elsewhere by now was listed: %v", ns)
 		}
 	}
@@ -237,7 +238,7 @@ func BenchmarkVisit(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	ns := Namespace{ID: k.id(), Path: path}
+	ns := Namespace{ID: k.ID(), Path: path}
 	b.ReportAllocs()
 	for b.Loop() {
 		if err := th.Visit(ns, func() error { return nil }); err != nil {

@@ -9,19 +9,18 @@ import (
 	"strconv"
 	"sync"
 	"testing"
-	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/lab/labtest"
 	"github.com/redisguard/redisguard/netns"
 	"github.com/redisguard/redisguard/tcpstate"
 )
 
 func TestMain(m *testing.M) {
 	lab.MaybeChild()
-	goleak.VerifyTestMain(m)
+	labtest.Main(m)
 }
 
 // port is none of the usual ones: this machine may be guarded, by a daemon that
@@ -34,7 +33,7 @@ func newLab(t *testing.T) *lab.Lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { must(t, l.Close()) })
+	t.Cleanup(func() { labtest.Must(t, l.Close()) })
 	return l
 }
 
@@ -42,7 +41,7 @@ func newLab(t *testing.T) *lab.Lab {
 // second to bring a new link into use, and what is sent before is lost.
 func pair(t *testing.T, l *lab.Lab) (client, server *lab.Host) {
 	t.Helper()
-	client, server = must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	client, server = labtest.Must2(l.Client("c"))(t), labtest.Must2(l.Server("s"))(t)
 	talk(t, client, server.Addr)
 	talk(t, client, server.Addr6)
 	return client, server
@@ -52,43 +51,12 @@ func pair(t *testing.T, l *lab.Lab) (client, server *lab.Host) {
 // connection request that addr refuses.
 func talk(t *testing.T, h *lab.Host, addr netip.Addr) {
 	t.Helper()
-	c, err := h.Dial(soon(t), "tcp", netip.AddrPortFrom(addr, 1).String())
+	c, err := h.Dial(labtest.Soon(t), "tcp", netip.AddrPortFrom(addr, 1).String())
 	if err == nil {
 		c.Close()
 	}
 	if !errors.Is(err, unix.ECONNREFUSED) {
 		t.Fatalf("%v port 1: %v, want it refused", addr, err)
-	}
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func must2[T any](v T, err error) func(*testing.T) T {
-	return func(t *testing.T) T {
-		t.Helper()
-		must(t, err)
-		return v
-	}
-}
-
-func soon(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// eventually waits for a condition that has no event.
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !cond(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited 10 s in vain: %s", what)
-		}
 	}
 }
 
@@ -151,7 +119,7 @@ func probeFrom(t *testing.T, ctx context.Context, h *lab.Host, addr netip.AddrPo
 // serve listens on the host and lets fn have each connection.
 func serve(t *testing.T, h *lab.Host, port string, fn func(net.Conn)) {
 	t.Helper()
-	ln := must2(h.Listen(t.Context(), "tcp", "[::]:"+port))(t)
+	ln := labtest.Must2(h.Listen(t.Context(), "tcp", "[::]:"+port))(t)
 	var wg sync.WaitGroup
 	t.Cleanup(func() {
 		ln.Close()
@@ -174,7 +142,7 @@ func sockets(t *testing.T, h *lab.Host) []tcpstate.Connection {
 	t.Helper()
 	all := tcpstate.StateMask(1<<12-2) &^ tcpstate.Mask(tcpstate.Listen)
 	var list []tcpstate.Connection
-	must(t, h.Do(func() error {
+	labtest.Must(t, h.Do(func() error {
 		var s tcpstate.Socket
 		if err := s.Open(); err != nil {
 			return err

@@ -54,7 +54,10 @@ const neighbourWait = 300 * time.Millisecond
 // is set to NUD_PROBE first: the kernel then asks the neighbour at once, by a
 // unicast ARP or ND request, and goes on using the entry meanwhile. That needs
 // CAP_NET_ADMIN; without it the answer is Unknown.
-func Way(ctx context.Context, addr netip.Addr) (NextHop, error) {
+//
+// Where iface is not 0 it is the way of a socket that is bound to the interface with this
+// index, which may be a VRF.
+func Way(ctx context.Context, addr netip.Addr, iface uint32) (NextHop, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return NextHop{}, fmt.Errorf("cannot look at the way to %v: %w", addr, err)
@@ -63,12 +66,12 @@ func Way(ctx context.Context, addr netip.Addr) (NextHop, error) {
 	if err := h.SetSocketTimeout(2 * time.Second); err != nil {
 		return NextHop{}, fmt.Errorf("cannot look at the way to %v: %w", addr, err)
 	}
-	routes, err := h.RouteGet(net.IP(addr.AsSlice()))
+	routes, err := h.RouteGetWithOptions(net.IP(addr.AsSlice()), &netlink.RouteGetOptions{OifIndex: int(iface)})
 	if err != nil || len(routes) == 0 {
 		// No route: the application's segments cannot leave either.
 		return NextHop{LinkDown: errors.Is(err, unix.ENETUNREACH), Gateway: Unknown, Detail: fmt.Sprintf("no route to %v: %v", addr, err)}, nil
 	}
-	return look(ctx, h, routes[0], addr)
+	return inspect(ctx, h, routes[0], addr)
 }
 
 // Uplink looks at the default route of the namespace of the calling thread, of
@@ -95,16 +98,16 @@ func Uplink(ctx context.Context, addr netip.Addr) (NextHop, error) {
 		}
 		for _, r := range routes {
 			if r.Gw != nil && r.LinkIndex != 0 {
-				return look(ctx, h, r, netip.Addr{})
+				return inspect(ctx, h, r, netip.Addr{})
 			}
 		}
 	}
 	return NextHop{Gateway: Unknown, Detail: "no default route"}, nil
 }
 
-// look looks at the link and the neighbours of a route. Without addr only its
+// inspect looks at the link and the neighbours of a route. Without addr only its
 // gateway is asked.
-func look(ctx context.Context, h *netlink.Handle, r netlink.Route, addr netip.Addr) (NextHop, error) {
+func inspect(ctx context.Context, h *netlink.Handle, r netlink.Route, addr netip.Addr) (NextHop, error) {
 	link, err := h.LinkByIndex(r.LinkIndex)
 	if err != nil {
 		return NextHop{}, fmt.Errorf("cannot look at the link toward %v: %w", addr, err)
@@ -152,7 +155,7 @@ func look(ctx context.Context, h *netlink.Handle, r netlink.Route, addr netip.Ad
 		}
 	}
 	if ctx.Err() != nil {
-		// Nobody waited long enough to call it silence.
+		// The wait was too short to call it silence.
 		for _, q := range asked {
 			if *q.to == Silent {
 				*q.to = Unknown
@@ -201,7 +204,7 @@ func (q *ask) start(h *netlink.Handle, get through) {
 	*q.to = Unknown
 	n, ok := q.entry(get)
 	if !ok {
-		return // nobody has talked to it lately: nothing to learn from silence
+		return // nothing was sent to it lately: nothing to learn from silence
 	}
 	if n.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != 0 {
 		*q.to = Unknown
@@ -230,7 +233,7 @@ func (q *ask) poll(get through) bool {
 	return true
 }
 
-// entry gets the one entry. A dump of the table would show it too, but whoever has
+// entry gets the one entry. A dump of the table would show it too, but a process that has
 // CAP_NET_ADMIN in a pod decides how long that table is.
 func (q *ask) entry(get through) (*netlink.Neigh, bool) {
 	family, ip := unix.AF_INET6, q.ip.To16()

@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/lab/labtest"
 )
 
 // wayTime is within how long the way must be known, whatever it is.
@@ -18,9 +19,9 @@ const wayTime = 500 * time.Millisecond
 func way(t *testing.T, ctx context.Context, h *lab.Host, addr netip.Addr) NextHop {
 	t.Helper()
 	var w NextHop
-	must(t, h.Do(func() (err error) {
+	labtest.Must(t, h.Do(func() (err error) {
 		start := time.Now()
-		w, err = Way(ctx, addr)
+		w, err = Way(ctx, addr, 0)
 		if took := time.Since(start); took > wayTime {
 			t.Errorf("the way to %v took %v", addr, took)
 		}
@@ -31,7 +32,7 @@ func way(t *testing.T, ctx context.Context, h *lab.Host, addr netip.Addr) NextHo
 
 func TestWay(t *testing.T) {
 	l := newLab(t)
-	client, other, server := must2(l.Client("c"))(t), must2(l.Client("o"))(t), must2(l.Server("s"))(t)
+	client, other, server := labtest.Must2(l.Client("c"))(t), labtest.Must2(l.Client("o"))(t), labtest.Must2(l.Server("s"))(t)
 	both := func(h *lab.Host) []netip.Addr { return []netip.Addr{h.Addr, h.Addr6} }
 
 	for _, addr := range both(server) {
@@ -61,32 +62,32 @@ func TestWay(t *testing.T) {
 		t.Errorf("our own address: %+v", w)
 	}
 
-	must(t, other.Vanish())
+	labtest.Must(t, other.Vanish())
 	for _, addr := range both(other) {
 		if w := way(t, t.Context(), client, addr); w.Gateway != Reachable || w.Endpoint != Silent {
 			t.Errorf("%v, on the link and gone: %+v", addr, w)
 		}
 	}
-	must(t, other.Return())
+	labtest.Must(t, other.Return())
 
-	must(t, client.Vanish())
+	labtest.Must(t, client.Vanish())
 	for _, addr := range both(server) {
 		if w := way(t, t.Context(), client, addr); w.Gateway != Silent || w.LinkDown {
 			t.Errorf("%v, behind a gateway that is silent: %+v", addr, w)
 		}
 	}
-	must(t, client.Return())
+	labtest.Must(t, client.Return())
 
-	must(t, client.LinkDown())
-	eventually(t, "the client sees that it has no carrier", func() bool {
+	labtest.Must(t, client.LinkDown())
+	labtest.Eventually(t, "the client sees that it has no carrier", func() bool {
 		return way(t, t.Context(), client, server.Addr).LinkDown
 	})
-	must(t, client.LinkUp())
-	eventually(t, "the client sees its carrier", func() bool {
+	labtest.Must(t, client.LinkUp())
+	labtest.Eventually(t, "the client sees its carrier", func() bool {
 		return !way(t, t.Context(), client, server.Addr).LinkDown
 	})
 
-	must(t, client.Do(func() error { return netlink.RouteDel(&netlink.Route{Gw: net.IP{10, 77, 1, 1}}) }))
+	labtest.Must(t, client.Do(func() error { return netlink.RouteDel(&netlink.Route{Gw: net.IP{10, 77, 1, 1}}) }))
 	if w := way(t, t.Context(), client, server.Addr); w.Gateway != Unknown {
 		t.Errorf("no route: %+v", w)
 	}
@@ -94,9 +95,9 @@ func TestWay(t *testing.T) {
 
 func TestWayEndsWithItsContext(t *testing.T) {
 	l := newLab(t)
-	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
+	client, server := labtest.Must2(l.Client("c"))(t), labtest.Must2(l.Server("s"))(t)
 	talk(t, client, server.Addr)
-	must(t, client.Vanish())
+	labtest.Must(t, client.Vanish())
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	start := time.Now()

@@ -24,7 +24,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/redisguard/redisguard/internal/sys"
 	"github.com/redisguard/redisguard/netns"
+	"github.com/redisguard/redisguard/resp"
 )
 
 // Outcome is what a probe found out. The zero value is the careful one.
@@ -61,6 +63,16 @@ type Config struct {
 	// Mark is set as SO_MARK if it is not 0, which needs CAP_NET_ADMIN: rules of
 	// the node can tell our probes from the workload's connections by it.
 	Mark uint32
+	// Interface is the index of the interface that the socket is bound to, 0 for none: a
+	// connection that is bound leads where that interface does, and the same address may
+	// be another server elsewhere, or none. A VRF is an interface, too; for a link-local
+	// address it is the scope. Needs Linux 5.1 (SO_BINDTOIFINDEX), and before 5.7
+	// CAP_NET_RAW; without, Open fails, and a link-local address needs neither.
+	Interface uint32
+	// Source is the local address that it is made from, if it is valid: what routing and
+	// filters let through may hang on it. Where the address is not one of the namespace
+	// (the sockets of transparent proxies have foreign ones), the kernel chooses.
+	Source netip.Addr
 }
 
 // Result of a probe.
@@ -96,18 +108,23 @@ func Open(addr netip.AddrPort, cfg Config) (*Socket, error) {
 	if addr.Addr().Is4() {
 		family = unix.AF_INET
 	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fd, err := sys.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open a socket for a probe: %w", err)
 	}
-	if err := prepare(fd, cfg); err != nil {
-		unix.Close(fd)
+	if err := prepare(fd, addr, cfg); err != nil {
+		sys.Close(fd)
 		return nil, fmt.Errorf("cannot prepare the socket of a probe: %w", err)
 	}
 	return &Socket{file: os.NewFile(uintptr(fd), "probe"), addr: addr, cfg: cfg}, nil
 }
 
-func prepare(fd int, cfg Config) error {
+func prepare(fd int, addr netip.AddrPort, cfg Config) error {
+	if cfg.Interface != 0 && !scoped(addr.Addr()) {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, int(cfg.Interface)); err != nil {
+			return fmt.Errorf("cannot bind it to interface %d: %w", cfg.Interface, err)
+		}
+	}
 	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 0}); err != nil {
 		return err
 	}
@@ -117,8 +134,33 @@ func prepare(fd int, cfg Config) error {
 			return err
 		}
 	}
+	if cfg.Source.IsValid() {
+		// Without this option the port would be taken from all that goes to other addresses.
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
+			return err
+		}
+		err := unix.Bind(fd, cfg.sockaddr(netip.AddrPortFrom(cfg.Source, 0)))
+		if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("cannot bind it to %s: %w", cfg.Source, err)
+		}
+	}
 	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 }
+
+func (c *Config) sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	}
+	sa := &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+	if scoped(a.Addr()) {
+		sa.ZoneId = c.Interface // which binds it
+	}
+	return sa
+}
+
+// scoped says whether an address means something on one link only, by which it is
+// connected to.
+func scoped(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
 
 // Close drops a socket that is not run.
 func (s *Socket) Close() { s.file.Close() }
@@ -127,17 +169,21 @@ func (s *Socket) Close() { s.file.Close() }
 // no other server takes for something harmful.
 const ping = "PING\r\n"
 
+// replyLimits let pass every answer of Redis to a PING: a word, or an error whose
+// longest sentence (MISCONF) has some 350 bytes. Whatever is longer is a reply, too.
+var replyLimits = resp.Limits{Line: 1024, Bulk: 1024, Elements: 16, Depth: 2, Total: 4096}
+
 // Run connects and asks. It closes the socket in the end.
 func (s *Socket) Run(ctx context.Context) Result {
 	connected, failed := s.Connect(ctx)
 	if failed != nil {
 		return *failed
 	}
-	return s.Ask(ctx, connected)
+	return s.Exchange(ctx, connected)
 }
 
 // Connect is the first half of Run: it tells how long the connection took, or
-// the result if there is none; the socket is closed then. Whoever waits for the
+// the result if there is none; the socket is closed then. What awaits the
 // second half knows already that the endpoint's kernel is alive.
 func (s *Socket) Connect(ctx context.Context) (time.Duration, *Result) {
 	start := time.Now()
@@ -172,8 +218,8 @@ func (s *Socket) Connect(ctx context.Context) (time.Duration, *Result) {
 	return 0, &r
 }
 
-// Ask is the second half of Run, on a connected socket, which it closes.
-func (s *Socket) Ask(ctx context.Context, connected time.Duration) Result {
+// Exchange is the second half of Run, on a connected socket, which it closes.
+func (s *Socket) Exchange(ctx context.Context, connected time.Duration) Result {
 	defer s.file.Close()
 	result := func(o Outcome, detail string) Result {
 		return Result{Outcome: o, Detail: detail, Connected: connected}
@@ -181,22 +227,22 @@ func (s *Socket) Ask(ctx context.Context, connected time.Duration) Result {
 	s.file.SetDeadline(time.Now().Add(s.cfg.Timeout))
 	stop := context.AfterFunc(ctx, func() { s.file.SetDeadline(time.Now()) })
 	defer stop()
-	var buf [64]byte
-	n := 0
+	in := &replyReader{s: s, ctx: ctx}
+	var reply resp.Value
 	_, err := s.file.WriteString(ping)
 	if err == nil {
-		n, err = s.read(ctx, buf[:])
+		reply, err = resp.NewReader(in, replyLimits).Read()
 	}
 	switch {
-	case n > 0:
-		return result(Alive, describe(buf[:n]))
+	case in.n > 0: // whatever it is, and whether or not it is whole
+		return result(Alive, describe(in.first, reply))
 	case ctx.Err() != nil:
 		return result(CouldNotTell, ctx.Err().Error())
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return result(Unresponsive, fmt.Sprintf("connected, but no reply within %v", s.cfg.Timeout))
 	}
 	if err == nil || errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
-		// Somebody does not like the PING: OpenSSL, and so Redis with TLS, closes
+		// The PING is refused: OpenSSL, and so Redis with TLS, closes
 		// or resets a connection that does not begin with a handshake. Whoever
 		// hung up is there.
 		return result(Alive, "hung up on a PING in plain text, as TLS servers do")
@@ -204,18 +250,32 @@ func (s *Socket) Ask(ctx context.Context, connected time.Duration) Result {
 	return result(CouldNotTell, "connected, then: "+cause(err))
 }
 
-func (s *Socket) read(ctx context.Context, buf []byte) (n int, err error) {
-	n, err = s.file.Read(buf)
-	if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
-		err = s.late(err, func(fd int) error {
+// replyReader reads from a connected socket and remembers what came first.
+type replyReader struct {
+	s     *Socket
+	ctx   context.Context // of the call that reads
+	first byte
+	n     int // bytes in all
+}
+
+func (r *replyReader) Read(buf []byte) (n int, err error) {
+	n, err = r.s.file.Read(buf)
+	if errors.Is(err, os.ErrDeadlineExceeded) && r.ctx.Err() == nil {
+		err = r.s.late(err, func(fd int) error {
 			k, _, rerr := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
 			if rerr == unix.EAGAIN {
 				return err
 			}
-			n = max(k, 0)
-			return rerr // nil at the end of the stream, too
+			if n = max(k, 0); n == 0 && rerr == nil {
+				return io.EOF
+			}
+			return rerr
 		})
 	}
+	if n > 0 && r.n == 0 {
+		r.first = buf[0]
+	}
+	r.n += max(n, 0)
 	return n, err
 }
 
@@ -241,10 +301,7 @@ func (s *Socket) connect() (sent bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	var sa unix.Sockaddr = &unix.SockaddrInet6{Port: int(s.addr.Port()), Addr: s.addr.Addr().As16()}
-	if s.addr.Addr().Is4() {
-		sa = &unix.SockaddrInet4{Port: int(s.addr.Port()), Addr: s.addr.Addr().As4()}
-	}
+	sa := s.cfg.sockaddr(s.addr)
 	started := false
 	var cerr error
 	err = raw.Write(func(fd uintptr) bool {
@@ -295,19 +352,18 @@ func cause(err error) string {
 	return err.Error()
 }
 
-// describe tells what kind of reply came. Its words are the server's, so only
-// the first, and only if it is plain.
-func describe(b []byte) string {
-	switch b[0] {
-	case '+', '-':
-		word, _, _ := strings.Cut(strings.TrimSpace(string(b[1:])), " ")
-		for _, r := range word {
-			if r < '!' || r > '~' {
-				return "a reply"
-			}
+// describe tells what kind of reply came, by its first byte and, if it is RESP and
+// came as a whole, its value. Its words are the server's, so only the first, and
+// only if it is plain.
+func describe(first byte, reply resp.Value) string {
+	switch {
+	case reply.Kind == resp.Simple || reply.Kind == resp.Error:
+		word, _, _ := strings.Cut(reply.Str, " ")
+		if word == "" || strings.ContainsFunc(word, func(r rune) bool { return r < '!' || r > '~' }) {
+			return "a reply"
 		}
 		return "reply " + word
-	case 0x15: // alert record of TLS (RFC 8446, section 5.1)
+	case first == 0x15: // alert record of TLS (RFC 8446, section 5.1)
 		return "TLS alert"
 	}
 	return "a reply"

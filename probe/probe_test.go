@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -24,7 +25,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/lab/labtest"
 	"github.com/redisguard/redisguard/netns"
+	"github.com/redisguard/redisguard/resp"
 )
 
 // slack is what a busy machine may add to a timeout.
@@ -35,9 +38,9 @@ var testConfig = Config{Timeout: 300 * time.Millisecond, Mark: 0x5264}
 func TestAlive(t *testing.T) {
 	l := newLab(t)
 	client, server := pair(t, l)
-	open := must2(server.Redis(soon(t), lab.RedisConfig{Port: port}))(t)
-	locked := must2(server.Redis(soon(t), lab.RedisConfig{Port: port + 1}))(t)
-	must2(locked.Do(soon(t), "CONFIG", "SET", "requirepass", "secret"))(t)
+	open := labtest.Must2(server.Redis(labtest.Soon(t), lab.RedisConfig{Port: port}))(t)
+	locked := labtest.Must2(server.Redis(labtest.Soon(t), lab.RedisConfig{Port: port + 1}))(t)
+	labtest.Must2(locked.Do(labtest.Soon(t), "CONFIG", "SET", "requirepass", "secret"))(t)
 	serve(t, server, "6390", func(c net.Conn) {
 		c.Read(make([]byte, 16))
 		c.Write([]byte{0x15, 3, 3, 0, 2, 2, 50}) // decode_error
@@ -45,6 +48,25 @@ func TestAlive(t *testing.T) {
 	serve(t, server, "6391", func(c net.Conn) {
 		c.Read(make([]byte, 16))
 		c.Write([]byte("-ERR\x1b[31m evil\r\n"))
+	})
+	serve(t, server, "6393", func(c net.Conn) { // in two segments
+		c.Read(make([]byte, 16))
+		c.Write([]byte("+PO"))
+		time.Sleep(20 * time.Millisecond)
+		c.Write([]byte("NG\r\n"))
+	})
+	serve(t, server, "6394", func(c net.Conn) { // not the whole of it before the deadline
+		c.Write([]byte("+PONG"))
+		c.Read(make([]byte, 16))
+		c.Read(make([]byte, 16))
+	})
+	serve(t, server, "6395", func(c net.Conn) {
+		c.Read(make([]byte, 16))
+		c.Write([]byte("-MISCONF " + strings.Repeat("Redis cannot save. ", 20) + "\r\n"))
+	})
+	serve(t, server, "6396", func(c net.Conn) {
+		c.Read(make([]byte, 16))
+		c.Write([]byte("$4611686018427387904\r\n"))
 	})
 	// The close may be a FIN, or a RST since the PING was not read; the RST may
 	// come before the PING is written.
@@ -60,8 +82,12 @@ func TestAlive(t *testing.T) {
 		{locked.Addr(), "reply NOAUTH"},
 		{netip.AddrPortFrom(server.Addr, 6390), "TLS alert"},
 		{netip.AddrPortFrom(server.Addr, 6391), "a reply"},
+		{netip.AddrPortFrom(server.Addr, 6393), "reply PONG"},
+		{netip.AddrPortFrom(server.Addr, 6394), "a reply"},
+		{netip.AddrPortFrom(server.Addr, 6395), "reply MISCONF"},
+		{netip.AddrPortFrom(server.Addr, 6396), "a reply"},
 	} {
-		r := probeFrom(t, soon(t), client, tt.addr, testConfig)
+		r := probeFrom(t, labtest.Soon(t), client, tt.addr, testConfig)
 		if r.Outcome != Alive || r.Detail != tt.says || r.Connected <= 0 || r.Connected > testConfig.Timeout+slack {
 			t.Errorf("%v: %+v, want alive by %q", tt.addr, r, tt.says)
 		}
@@ -81,7 +107,7 @@ func TestMark(t *testing.T) {
 	})
 	result := make(chan Result, 1)
 	cfg := Config{Timeout: 10 * time.Second, Mark: 0x5264}
-	go func() { result <- probeFrom(t, soon(t), client, netip.AddrPortFrom(server.Addr, 6390), cfg) }()
+	go func() { result <- probeFrom(t, labtest.Soon(t), client, netip.AddrPortFrom(server.Addr, 6390), cfg) }()
 	<-asked
 	list := sockets(t, client)
 	if len(list) != 1 || list[0].Mark != cfg.Mark {
@@ -96,11 +122,11 @@ func TestMark(t *testing.T) {
 func TestDead(t *testing.T) {
 	l := newLab(t)
 	client, server := pair(t, l)
-	must2(server.Redis(soon(t), lab.RedisConfig{Port: port}))(t)
-	must(t, server.Vanish())
+	labtest.Must2(server.Redis(labtest.Soon(t), lab.RedisConfig{Port: port}))(t)
+	labtest.Must(t, server.Vanish())
 	for _, addr := range []netip.Addr{server.Addr, server.Addr6} {
 		start := time.Now()
-		r := probeFrom(t, soon(t), client, netip.AddrPortFrom(addr, port), testConfig)
+		r := probeFrom(t, labtest.Soon(t), client, netip.AddrPortFrom(addr, port), testConfig)
 		if took := time.Since(start); r.Outcome != Dead || r.Connected != 0 || took > testConfig.Timeout+slack {
 			t.Errorf("%v: %+v after %v", addr, r, took)
 		}
@@ -110,10 +136,10 @@ func TestDead(t *testing.T) {
 
 func TestDeadOnTheSameLink(t *testing.T) {
 	l := newLab(t)
-	client, other := must2(l.Client("c"))(t), must2(l.Client("o"))(t)
-	must(t, other.Vanish())
+	client, other := labtest.Must2(l.Client("c"))(t), labtest.Must2(l.Client("o"))(t)
+	labtest.Must(t, other.Vanish())
 	// The kernel gives up a neighbour after three seconds: EHOSTUNREACH.
-	r := probeFrom(t, soon(t), client, netip.AddrPortFrom(other.Addr, port), Config{Timeout: 8 * time.Second})
+	r := probeFrom(t, labtest.Soon(t), client, netip.AddrPortFrom(other.Addr, port), Config{Timeout: 8 * time.Second})
 	if r.Outcome != Dead || r.Detail != "host unreachable" {
 		t.Errorf("got %+v", r)
 	}
@@ -124,7 +150,7 @@ func TestRefused(t *testing.T) {
 	l := newLab(t)
 	client, server := pair(t, l)
 	for _, addr := range []netip.Addr{server.Addr, server.Addr6} {
-		if r := probeFrom(t, soon(t), client, netip.AddrPortFrom(addr, port), testConfig); r.Outcome != Refused {
+		if r := probeFrom(t, labtest.Soon(t), client, netip.AddrPortFrom(addr, port), testConfig); r.Outcome != Refused {
 			t.Errorf("%v: %+v", addr, r)
 		}
 	}
@@ -134,15 +160,15 @@ func TestRefused(t *testing.T) {
 func TestUnresponsive(t *testing.T) {
 	l := newLab(t)
 	client, server := pair(t, l)
-	redis := must2(server.Redis(soon(t), lab.RedisConfig{Port: port}))(t)
-	must(t, redis.Freeze())
+	redis := labtest.Must2(server.Redis(labtest.Soon(t), lab.RedisConfig{Port: port}))(t)
+	labtest.Must(t, redis.Freeze())
 	start := time.Now()
-	r := probeFrom(t, soon(t), client, redis.Addr(), testConfig)
+	r := probeFrom(t, labtest.Soon(t), client, redis.Addr(), testConfig)
 	if took := time.Since(start); r.Outcome != Unresponsive || r.Connected <= 0 || took > testConfig.Timeout+slack {
 		t.Errorf("frozen: %+v after %v", r, took)
 	}
-	must(t, redis.Thaw())
-	if r := probeFrom(t, soon(t), client, redis.Addr(), Config{Timeout: 5 * time.Second}); r.Outcome != Alive {
+	labtest.Must(t, redis.Thaw())
+	if r := probeFrom(t, labtest.Soon(t), client, redis.Addr(), Config{Timeout: 5 * time.Second}); r.Outcome != Alive {
 		t.Errorf("thawed: %+v", r)
 	}
 	nothingLeft(t, client)
@@ -153,7 +179,7 @@ func TestCouldNotTell(t *testing.T) {
 	client, server := pair(t, l)
 	check := func(what string, says ...string) {
 		t.Helper()
-		r := probeFrom(t, soon(t), client, netip.AddrPortFrom(server.Addr, 6390), testConfig)
+		r := probeFrom(t, labtest.Soon(t), client, netip.AddrPortFrom(server.Addr, 6390), testConfig)
 		ok := false
 		for _, s := range says {
 			ok = ok || strings.Contains(r.Detail, s)
@@ -166,12 +192,12 @@ func TestCouldNotTell(t *testing.T) {
 	// the error of a silent neighbour as well, but that comes later.
 	for kind, want := range map[int]syscall.Errno{unix.RTN_PROHIBIT: unix.EACCES, unix.RTN_UNREACHABLE: unix.EHOSTUNREACH} {
 		route := netlink.Route{Dst: &net.IPNet{IP: server.Addr.AsSlice(), Mask: net.CIDRMask(32, 32)}, Type: kind}
-		must(t, client.Do(func() error { return netlink.RouteAdd(&route) }))
+		labtest.Must(t, client.Do(func() error { return netlink.RouteAdd(&route) }))
 		check("forbidden by a route", want.Error())
-		must(t, client.Do(func() error { return netlink.RouteDel(&route) }))
+		labtest.Must(t, client.Do(func() error { return netlink.RouteDel(&route) }))
 	}
 
-	must(t, client.Do(func() error { return netlink.RouteDel(&netlink.Route{Gw: net.IP{10, 77, 1, 1}}) }))
+	labtest.Must(t, client.Do(func() error { return netlink.RouteDel(&netlink.Route{Gw: net.IP{10, 77, 1, 1}}) }))
 	check("no route", unix.ENETUNREACH.Error())
 	nothingLeft(t, client)
 }
@@ -180,32 +206,33 @@ func TestCouldNotTell(t *testing.T) {
 func TestLate(t *testing.T) {
 	l := newLab(t)
 	client, server := pair(t, l)
-	redis := must2(server.Redis(soon(t), lab.RedisConfig{Port: port}))(t)
+	redis := labtest.Must2(server.Redis(labtest.Soon(t), lab.RedisConfig{Port: port}))(t)
 	var s *Socket
-	must(t, client.Do(func() (err error) {
+	labtest.Must(t, client.Do(func() (err error) {
 		s, err = Open(redis.Addr(), Config{Timeout: 10 * time.Second})
 		return err
 	}))
-	_, failed := s.Connect(soon(t))
+	_, failed := s.Connect(labtest.Soon(t))
 	if failed != nil {
 		t.Fatal(*failed)
 	}
-	must2(s.file.WriteString(ping))(t)
-	eventually(t, "the reply arrives", func() bool {
+	labtest.Must2(s.file.WriteString(ping))(t)
+	labtest.Eventually(t, "the reply arrives", func() bool {
 		list := sockets(t, client)
 		return len(list) == 1 && list[0].RQueue > 0
 	})
-	must(t, s.file.SetDeadline(time.Now().Add(-time.Second)))
+	labtest.Must(t, s.file.SetDeadline(time.Now().Add(-time.Second)))
 	var buf [64]byte
-	if n, err := s.read(t.Context(), buf[:]); err != nil || string(buf[:n]) != "+PONG\r\n" {
+	in := &replyReader{s: s, ctx: t.Context()}
+	if n, err := in.Read(buf[:]); err != nil || string(buf[:n]) != "+PONG\r\n" {
 		t.Errorf("read %q, %v", buf[:n], err)
 	}
-	if n, err := s.read(t.Context(), buf[:]); !errors.Is(err, os.ErrDeadlineExceeded) {
+	if n, err := in.Read(buf[:]); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("read %q, %v where there is no more", buf[:n], err)
 	}
 	s.Close()
 	// Nothing was sent within the time, so nothing can be said.
-	if r := probeFrom(t, soon(t), client, redis.Addr(), Config{Timeout: 1}); r.Outcome != CouldNotTell && r.Outcome != Alive {
+	if r := probeFrom(t, labtest.Soon(t), client, redis.Addr(), Config{Timeout: 1}); r.Outcome != CouldNotTell && r.Outcome != Alive {
 		t.Errorf("without time: %+v", r)
 	}
 }
@@ -213,8 +240,8 @@ func TestLate(t *testing.T) {
 func TestCancel(t *testing.T) {
 	l := newLab(t)
 	client, server := pair(t, l)
-	redis := must2(server.Redis(soon(t), lab.RedisConfig{Port: port}))(t)
-	must(t, redis.Freeze())
+	redis := labtest.Must2(server.Redis(labtest.Soon(t), lab.RedisConfig{Port: port}))(t)
+	labtest.Must(t, redis.Freeze())
 	long := Config{Timeout: time.Minute}
 	for _, tt := range []struct {
 		name string
@@ -227,10 +254,10 @@ func TestCancel(t *testing.T) {
 		}},
 		{"while it connects", netip.AddrPortFrom(netip.MustParseAddr("10.77.9.9"), port), func() bool { return len(sockets(t, client)) == 1 }},
 	} {
-		ctx, cancel := context.WithCancel(soon(t))
+		ctx, cancel := context.WithCancel(labtest.Soon(t))
 		result := make(chan Result, 1)
 		go func() { result <- probeFrom(t, ctx, client, tt.addr, long) }()
-		eventually(t, "the probe is on its way", tt.wait)
+		labtest.Eventually(t, "the probe is on its way", tt.wait)
 		start := time.Now()
 		cancel()
 		r := <-result
@@ -253,45 +280,45 @@ func TestCancel(t *testing.T) {
 func TestNamespaceGoesDuringAProbe(t *testing.T) {
 	l := newLab(t)
 	client, server := pair(t, l)
-	redis := must2(server.Redis(soon(t), lab.RedisConfig{Port: port}))(t)
-	must(t, redis.Freeze())
+	redis := labtest.Must2(server.Redis(labtest.Soon(t), lab.RedisConfig{Port: port}))(t)
+	labtest.Must(t, redis.Freeze())
 	// The end of the namespace is seen by a device of its own that has its peer
 	// with us.
 	veth := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "inside"}
 	veth.Name = "rgpr" + client.Name + "w"
-	must(t, netlink.LinkAdd(veth))
+	labtest.Must(t, netlink.LinkAdd(veth))
 	t.Cleanup(func() { netlink.LinkDel(veth) }) // gone already if all is well
-	ns := must2(os.Open(client.NSPath))(t)
-	err := netlink.LinkSetNsFd(must2(netlink.LinkByName("inside"))(t), int(ns.Fd()))
+	ns := labtest.Must2(os.Open(client.NSPath))(t)
+	err := netlink.LinkSetNsFd(labtest.Must2(netlink.LinkByName("inside"))(t), int(ns.Fd()))
 	ns.Close()
-	must(t, err)
+	labtest.Must(t, err)
 	exists := func() bool {
 		_, err := netlink.LinkByName(veth.Name)
 		return err == nil
 	}
 
 	result := make(chan Result, 1)
-	ctx, cancel := context.WithCancel(soon(t))
+	ctx, cancel := context.WithCancel(labtest.Soon(t))
 	defer cancel()
 	go func() { result <- probeFrom(t, ctx, client, redis.Addr(), Config{Timeout: time.Minute}) }()
-	eventually(t, "the probe waits for a reply", func() bool {
+	labtest.Eventually(t, "the probe waits for a reply", func() bool {
 		list := sockets(t, client)
 		return len(list) == 1 && list[0].State == 1
 	})
-	must(t, client.Remove())
+	labtest.Must(t, client.Remove())
 	if !exists() {
 		t.Error("the namespace is gone while a socket is in it: the test sees nothing")
 	}
 	cancel()
 	<-result
-	eventually(t, "the namespace goes with the probe", func() bool { return !exists() })
+	labtest.Eventually(t, "the namespace goes with the probe", func() bool { return !exists() })
 }
 
 func TestInAGoneNamespace(t *testing.T) {
 	l := newLab(t)
-	client := must2(l.Client("c"))(t)
+	client := labtest.Must2(l.Client("c"))(t)
 	ns := namespace(t, client)
-	must(t, client.Remove())
+	labtest.Must(t, client.Remove())
 	onThread(t, func(th *netns.Thread) {
 		if s, err := In(th, ns, netip.AddrPortFrom(client.Addr, port), testConfig); err == nil || s != nil {
 			t.Errorf("got %v, %v", s, err)
@@ -302,14 +329,17 @@ func TestInAGoneNamespace(t *testing.T) {
 func TestWithoutDescriptors(t *testing.T) {
 	// In another process: the limit is for all of them.
 	if os.Getenv("REDISGUARD_PROBE_TEST") == "" {
-		cmd := exec.Command(must2(os.Executable())(t), "-test.run=^"+t.Name()+"$", "-test.v")
+		cmd := exec.Command(labtest.Must2(os.Executable())(t), "-test.run=^"+t.Name()+"$", "-test.v")
 		cmd.Env = append(os.Environ(), "REDISGUARD_PROBE_TEST=1")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%v\n%s", err, out)
 		}
 		return
 	}
-	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: 3}))
+	var was unix.Rlimit
+	labtest.Must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &was))
+	labtest.Must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: was.Max}))
+	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &was) // labtest.Main looks at what is open
 	r := Endpoint(t.Context(), netip.MustParseAddrPort("127.0.0.1:1"), Config{Timeout: time.Second})
 	if r.Outcome != CouldNotTell || !strings.Contains(r.Detail, unix.EMFILE.Error()) {
 		t.Errorf("got %+v", r)
@@ -317,16 +347,17 @@ func TestWithoutDescriptors(t *testing.T) {
 }
 
 func FuzzDescribe(f *testing.F) {
-	for _, s := range []string{"+PONG\r\n", "-NOAUTH x", "\x15\x03\x03", "+", "- ", "+\x1b[31m", "HTTP/1.1 400"} {
+	for _, s := range []string{"+PONG\r\n", "-NOAUTH x\r\n", "*1\r\n+a\r\n", "-NOAUTH x", "\x15\x03\x03", "+", "- ", "+\x1b[31m", "HTTP/1.1 400"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) == 0 {
 			return // a read of nothing is no reply
 		}
-		for _, r := range describe(b) {
+		reply, _ := resp.NewReader(bytes.NewReader(b), replyLimits).Read()
+		for _, r := range describe(b[0], reply) {
 			if r < ' ' || r > '~' {
-				t.Fatalf("describe(%q) = %q, which is not plain", b, describe(b))
+				t.Fatalf("describe(%q) = %q, which is not plain", b, describe(b[0], reply))
 			}
 		}
 	})
@@ -337,19 +368,19 @@ func tlsRedis(t *testing.T, h *lab.Host) netip.AddrPort {
 	t.Helper()
 	const tlsPort = port + 3
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
+	labtest.Must(t, err)
 	cert := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
 	der, err := x509.CreateCertificate(rand.Reader, cert, cert, key.Public(), key)
-	must(t, err)
+	labtest.Must(t, err)
 	keyDER, err := x509.MarshalECPrivateKey(key)
-	must(t, err)
+	labtest.Must(t, err)
 	dir := t.TempDir()
 	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	must(t, os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
-	must(t, os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}), 0o600))
-	_, err = h.Redis(soon(t), lab.RedisConfig{Port: port + 2, Args: []string{
+	labtest.Must(t, os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+	labtest.Must(t, os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}), 0o600))
+	_, err = h.Redis(labtest.Soon(t), lab.RedisConfig{Port: port + 2, Args: []string{
 		"--tls-port", strconv.Itoa(tlsPort), "--tls-cert-file", certFile, "--tls-key-file", keyFile, "--tls-ca-cert-file", certFile,
 	}})
-	must(t, err)
+	labtest.Must(t, err)
 	return netip.AddrPortFrom(h.Addr, tlsPort)
 }

@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/redisguard/redisguard/internal/sys"
+	"github.com/redisguard/redisguard/netns"
 )
 
 // Owner is one holder of a socket.
@@ -20,8 +23,49 @@ type Owner struct {
 	PodName      string
 	FD           int // a descriptor of Process for the socket
 	// Holders counts the processes that were seen holding it: more than one after
-	// a fork. The search ends when every socket has a holder, so there may be more.
+	// a fork, or where it was sent through a Unix socket.
 	Holders int
+	// Others are further processes that hold it, one of each kind: a hundred workers of
+	// one name, program, user and cgroup are one of them. They have neither FD nor Others.
+	Others []*Owner
+	// Complete says that every process was asked that may be, and that Others has room
+	// for all kinds: nobody else held it during that pass.
+	Complete bool
+}
+
+// maxOthers bounds Owner.Others. A master and its workers are two kinds.
+const maxOthers = 16
+
+// kind is what a decision about a process rests on.
+type kind struct {
+	comm, exe, server, cgroup string
+	uid                       uint32
+}
+
+func (p *Process) kind() kind { return kind{p.Comm, p.Exe, p.ServerName(), p.Cgroup, p.UID} }
+
+// addOther notes a further holder, which has the socket as fd. The oldest of them is the
+// one that the others are others of: after a fork that is the process that connected, and it
+// is the same at each search, in whatever order they are found.
+func (o *Owner) addOther(x *Owner, fd int) {
+	holders, complete, others := o.Holders+1, o.Complete, o.Others
+	if x.Process.StartTime < o.Process.StartTime {
+		first := *o
+		first.FD, first.Others, first.Complete = 0, nil, false
+		*o, x = *x, &first
+		o.FD = fd
+	}
+	o.Holders, o.Complete, o.Others = holders, complete, others
+	k, mine := x.Process.kind(), o.Process.kind()
+	same := func(y *Owner) bool { return y.Process.kind() == k }
+	o.Others = slices.DeleteFunc(o.Others, func(y *Owner) bool { return y.Process.kind() == mine })
+	switch {
+	case k == mine || slices.ContainsFunc(o.Others, same):
+	case len(o.Others) >= maxOthers:
+		o.Complete = false
+	default:
+		o.Others = append(o.Others, x)
+	}
 }
 
 // Stats says what Resolve did and met.
@@ -46,8 +90,8 @@ type Stats struct {
 type Attributor struct {
 	fs     FS
 	pods   PodNames
-	hints  map[int]NSKey // who held a wanted socket, and of which namespace that was
-	reader *reader       // kept between calls for its memory only
+	hints  map[int]netns.Key // who held a wanted socket, and of which namespace that was
+	reader *reader           // kept between calls for its memory only
 }
 
 // maxHints bounds the memory; a node has some thousand processes.
@@ -55,16 +99,17 @@ const maxHints = 10_000
 
 // NewAttributor returns an Attributor that reads fs.
 func NewAttributor(fs FS) *Attributor {
-	if fs.Held == nil {
-		fs.Held = &Held{}
+	if fs.Stuck == nil {
+		fs.Stuck = &Stuck{}
 	}
-	return &Attributor{fs: fs, pods: PodNames{FS: fs}, hints: map[int]NSKey{}, reader: newReader(fs)}
+	return &Attributor{fs: fs, pods: PodNames{FS: fs}, hints: map[int]netns.Key{}, reader: newReader(fs)}
 }
 
 // search is one Resolve under way.
 type search struct {
 	ctx     context.Context
-	wanted  map[uint64]NSKey // by inode
+	all     bool                 // every process is asked, though all sockets have a holder
+	wanted  map[uint64]netns.Key // by inode
 	found   map[uint64]Owner
 	pending int // wanted and not found
 	stats   Stats
@@ -74,18 +119,37 @@ func (s *search) over() bool {
 	if s.stats.Err == nil {
 		s.stats.Err = s.ctx.Err()
 	}
-	return s.pending == 0 || s.stats.Err != nil
+	return s.pending == 0 && !s.all || len(s.wanted) == 0 || s.stats.Err != nil
 }
 
-// Resolve looks for the holders of the sockets with the given inodes (as
+// Resolve looks for a holder of each of the sockets with the given inodes (as
 // sock_diag and /proc/<pid>/fd have them), all in one pass. It asks processes that
 // had such sockets before, then those whose main thread is in one of the
 // namespaces, and, for what is left, all others: a socket may come from another
-// namespace than its holder is in. It stops when ctx ends. A socket that no
-// process holds (an orphan, or one on its way through another socket) is not in
-// the result and costs the whole pass: do not ask for it at every turn.
-func (a *Attributor) Resolve(ctx context.Context, want map[NSKey][]uint64) (map[uint64]Owner, Stats) {
-	s := &search{ctx: ctx, wanted: map[uint64]NSKey{}, found: map[uint64]Owner{}}
+// namespace than its holder is in. It stops when every socket has a holder, and when
+// ctx ends. A socket that no process holds (an orphan, or one on its way through
+// another socket) is not in the result and costs the whole pass: do not ask for it at
+// every turn.
+func (a *Attributor) Resolve(ctx context.Context, want map[netns.Key][]uint64) (map[uint64]Owner, Stats) {
+	return a.resolve(ctx, want, false)
+}
+
+// ResolveAll looks for all holders of the sockets, and so asks every process of the
+// node, some 3 us for each of their descriptors: the kernel does not tell how many
+// processes hold a socket. See Owner.Complete for whether it came to its end.
+func (a *Attributor) ResolveAll(ctx context.Context, want map[netns.Key][]uint64) (map[uint64]Owner, Stats) {
+	found, stats := a.resolve(ctx, want, true)
+	if stats.Err != nil {
+		for ino, o := range found {
+			o.Complete = false
+			found[ino] = o
+		}
+	}
+	return found, stats
+}
+
+func (a *Attributor) resolve(ctx context.Context, want map[netns.Key][]uint64, all bool) (map[uint64]Owner, Stats) {
+	s := &search{ctx: ctx, all: all, wanted: map[uint64]netns.Key{}, found: map[uint64]Owner{}}
 	ambiguous := map[uint64]bool{}
 	for ns, inodes := range want {
 		for _, ino := range inodes {
@@ -129,7 +193,7 @@ func (a *Attributor) Resolve(ctx context.Context, want map[NSKey][]uint64) (map[
 	}
 
 	var same, others, last []int
-	walk, err := a.fs.walk(ctx, func(pid int, dev, ino uint64) {
+	walk, err := a.fs.walk(ctx, func(pid int, ns netns.Key) {
 		switch {
 		case asked[pid]:
 			return
@@ -137,7 +201,7 @@ func (a *Attributor) Resolve(ctx context.Context, want map[NSKey][]uint64) (map[
 			last = append(last, pid)
 			return
 		}
-		if _, ok := want[NSKey{Dev: dev, Ino: ino}]; ok {
+		if _, ok := want[ns]; ok {
 			same = append(same, pid)
 		} else {
 			others = append(others, pid)
@@ -150,57 +214,66 @@ func (a *Attributor) Resolve(ctx context.Context, want map[NSKey][]uint64) (map[
 		s.stats.Err = err
 		return s.found, s.stats
 	}
-	a.scan(s, slices.Concat(same, others, last))
+	a.scan(s, slices.Concat(same, others))
+	// Only what nobody else has is ours.
+	if s.all = false; !s.over() {
+		a.scan(s, last)
+	}
 	return s.found, s.stats
 }
 
 // scan reads the descriptors of processes until nothing is pending.
 func (a *Attributor) scan(s *search, pids []int) {
 	for i := 0; i < len(pids) && !s.over(); i++ {
-		ctx, r, rest, theirs := s.ctx, a.reader, pids[i:], make([]holding, len(pids)-i)
-		done, err := a.fs.ask(ctx, rest, func(dir, i int, alive func()) {
-			if r.missing > 0 && ctx.Err() == nil {
+		ctx, r, rest, theirs, all := s.ctx, a.reader, pids[i:], make([]holding, len(pids)-i), s.all
+		done, err := a.fs.query(ctx, rest, func(dir, i int, alive func()) {
+			if (r.missing > 0 || all) && ctx.Err() == nil {
 				theirs[i] = r.read(ctx, dir, rest[i], alive)
 			}
 		})
 		for n := range done {
-			a.take(s, rest[n], &theirs[n])
+			a.merge(s, rest[n], &theirs[n])
 		}
 		if err != nil {
 			s.stats.Err = err
 			return
 		}
 		if i += done; i < len(pids) {
-			s.met(errHeld)
+			s.met(errStuck)
 			delete(a.hints, pids[i])
-			a.reader = newReader(a.fs) // the other one is held, too
+			a.reader = newReader(a.fs) // the other one is stuck, too
 			a.reader.start(s)
 		}
 	}
 }
 
-// take adds what a process was seen holding to what is found.
-func (a *Attributor) take(s *search, pid int, h *holding) {
+// merge adds what a process was seen holding to what is found.
+func (a *Attributor) merge(s *search, pid int, h *holding) {
 	if h.read {
 		s.stats.Scanned++
 	}
 	s.stats.FDs += h.fds
-	var owner Owner
+	var owner *Owner // shared by all sockets that have it among their others
 	for _, hit := range h.hits {
+		if owner == nil {
+			owner = &Owner{Process: *h.process, Workload: ParseWorkload(h.process.Cgroup), Holders: 1}
+			owner.PodNamespace, owner.PodName, _ = a.pods.Lookup(owner.Workload.PodUID, time.Now())
+		}
+		a.remember(pid, s.wanted[hit.inode])
 		if known, ok := s.found[hit.inode]; ok {
-			known.Holders++
+			if pid == os.Getpid() {
+				known.Holders++ // by a duplicate perhaps, which makes us no holder
+			} else {
+				known.addOther(owner, hit.fd)
+			}
 			s.found[hit.inode] = known
 			continue
 		}
-		if owner.Holders == 0 {
-			owner = Owner{Process: *h.process, Workload: ParseWorkload(h.process.Cgroup), Holders: 1}
-			owner.PodNamespace, owner.PodName, _ = a.pods.Lookup(owner.Workload.PodUID, time.Now())
-		}
-		owner.FD = hit.fd
-		s.found[hit.inode] = owner
+		first := *owner
+		first.FD, first.Complete = hit.fd, s.all
+		s.found[hit.inode] = first
 		s.stats.Found++
 		s.pending--
-		a.remember(pid, s.wanted[hit.inode])
 	}
 	if h.err != nil {
 		s.met(h.err)
@@ -213,7 +286,7 @@ type holding struct {
 	read    bool // its descriptors, wholly or in part
 	fds     int
 	hits    []hit    // wanted sockets, each once
-	process *Process // if there is a hit that nobody had before
+	process *Process // if there is a hit
 	err     error
 }
 
@@ -223,12 +296,12 @@ type hit struct {
 }
 
 // reader reads the descriptors of processes, on a goroutine that a process may
-// hold: then nobody else may use it any more.
+// hold: then it must not be used elsewhere any more.
 type reader struct {
 	fs      FS
-	wanted  map[uint64]NSKey // shared, and not changed any more
-	seenBy  map[uint64]int   // inode to the process that was last seen holding it
-	missing int              // wanted and not seen
+	wanted  map[uint64]netns.Key // shared, and not changed any more
+	seenBy  map[uint64]int       // inode to the process that was last seen holding it
+	missing int                  // wanted and not seen
 
 	direntBuf []byte
 	linkBuf   []byte
@@ -270,7 +343,7 @@ func (r *reader) read(ctx context.Context, proc, pid int, alive func()) (h holdi
 		h.err = err
 		return h
 	}
-	defer unix.Close(dir)
+	defer sys.Close(dir)
 	h.read = true
 	err = eachNumber(dir, r.direntBuf, func(fd int) bool {
 		h.fds++
@@ -295,15 +368,15 @@ func (r *reader) read(ctx context.Context, proc, pid int, alive func()) (h holdi
 		if seen && last == pid {
 			return true // a second descriptor of the same process
 		}
-		if !seen {
-			if h.process == nil { // read below dir: of this very process
-				p, err := processBeside(dir, pid)
-				if err != nil {
-					h.err = err
-					return false
-				}
-				h.process = &p
+		if h.process == nil { // read below dir: of this very process
+			p, err := processBeside(dir, pid)
+			if err != nil {
+				h.err = err
+				return false
 			}
+			h.process = &p
+		}
+		if !seen {
 			r.missing--
 		}
 		r.seenBy[ino] = pid
@@ -319,7 +392,7 @@ func (r *reader) read(ctx context.Context, proc, pid int, alive func()) (h holdi
 // openBelow opens a directory of a process.
 func (r *reader) openBelow(proc, pid int, name string) (int, error) {
 	r.name = append(strconv.AppendInt(r.name[:0], int64(pid), 10), name...)
-	return unix.Openat(proc, string(r.name), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return sys.Openat(proc, string(r.name), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }
 
 // linkInode is the inode of the socket that a descriptor is, by the link in the
@@ -343,14 +416,14 @@ func (r *reader) infoInode(dir, fd int) (ino uint64, ok bool, err error) {
 		}
 	}
 	r.name = strconv.AppendInt(r.name[:0], int64(fd), 10)
-	f, err := unix.Openat(dir, string(r.name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	f, err := sys.Openat(dir, string(r.name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		if denied(err) {
 			return 0, false, err
 		}
 		return 0, false, nil // closed meanwhile
 	}
-	defer unix.Close(f)
+	defer sys.Close(f)
 	n, err := unix.Read(f, r.linkBuf[:cap(r.linkBuf)])
 	if denied(err) {
 		return 0, false, err
@@ -370,15 +443,15 @@ func (s *search) met(err error) {
 
 // processBeside reads the process whose open fd directory is fds.
 func processBeside(fds, pid int) (Process, error) {
-	dir, err := unix.Openat(fds, "..", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	dir, err := sys.Openat(fds, "..", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return Process{}, err
 	}
-	defer unix.Close(dir)
+	defer sys.Close(dir)
 	return readProcess(dir, pid)
 }
 
-func (a *Attributor) remember(pid int, ns NSKey) {
+func (a *Attributor) remember(pid int, ns netns.Key) {
 	if len(a.hints) >= maxHints {
 		clear(a.hints) // only speed is lost
 	}
@@ -388,11 +461,11 @@ func (a *Attributor) remember(pid int, ns NSKey) {
 // socketMount is the id of the kernel's own mount on which all sockets are. Other
 // files have inode numbers, too, some of them those of sockets.
 func (f FS) socketMount() (uint64, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := sys.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, fmt.Errorf("cannot make a socket: %w", err)
 	}
-	defer unix.Close(fd)
+	defer sys.Close(fd)
 	// The thread's own directory: a thread may be in another pid namespace's view
 	// of us, but is always itself.
 	path := fmt.Sprintf("%s/thread-self/fdinfo/%d", f.proc(), fd)

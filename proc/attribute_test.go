@@ -8,14 +8,20 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/redisguard/redisguard/internal/sys"
+	"github.com/redisguard/redisguard/netns"
 )
 
 func TestResolve(t *testing.T) {
@@ -23,7 +29,7 @@ func TestResolve(t *testing.T) {
 	b := startHelper(t, true, "sockets 2")
 	startSleepers(t, 20)
 	at := NewAttributor(FS{})
-	want := map[NSKey][]uint64{a.ns: a.inodes, b.ns: append([]uint64{0}, b.inodes...)}
+	want := map[netns.Key][]uint64{a.ns: a.inodes, b.ns: append([]uint64{0}, b.inodes...)}
 	for _, round := range []string{"first", "remembered"} {
 		got, stats := at.Resolve(t.Context(), want)
 		if stats.Err != nil || len(got) != 5 || stats.Wanted != 5 || stats.Found != 5 {
@@ -54,7 +60,7 @@ func TestResolve(t *testing.T) {
 func TestResolveForeignSocket(t *testing.T) {
 	c := startHelper(t, false, "foreign")
 	at := NewAttributor(FS{})
-	want := map[NSKey][]uint64{c.ns: c.inodes}
+	want := map[netns.Key][]uint64{c.ns: c.inodes}
 	got, stats := at.Resolve(t.Context(), want)
 	o := got[c.inodes[0]]
 	if o.Process.PID != c.pid || o.Process.NetNS == c.ns {
@@ -93,16 +99,123 @@ func TestResolveSharedSocket(t *testing.T) {
 	}
 	at := NewAttributor(FS{})
 	// An inode that nobody has makes it ask everyone, so that Holders is complete.
-	want := map[NSKey][]uint64{ns: {st.Ino, 1 << 40}}
+	want := map[netns.Key][]uint64{ns: {st.Ino, 1 << 40}}
 	got, stats := at.Resolve(t.Context(), want)
 	if o := got[st.Ino]; o.Holders != 4 || o.Process.Comm != "sleep" || len(got) != 1 || stats.Found != 1 || stats.Wanted != 2 {
 		t.Errorf("%+v, %+v", got, stats)
 	}
 }
 
+// All holders are found, wherever they live, one of each kind; a duplicate of ours makes us
+// none; and it is said when not all could be found.
+func TestResolveAllHolders(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, g := os.NewFile(uintptr(fds[0]), "a"), os.NewFile(uintptr(fds[1]), "b")
+	defer f.Close()
+	defer g.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(fds[0], &st); err != nil {
+		t.Fatal(err)
+	}
+	ns, err := FS{}.NetNS(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	hold := func(uid, flags uint32) int {
+		cmd := exec.Command("sleep", "300")
+		cmd.ExtraFiles, cmd.Dir = []*os.File{f}, "/"
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: uintptr(flags), Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait() // says that it was killed
+		})
+		return cmd.Process.Pid
+	}
+	oldest := hold(65534, 0)
+	for range 39 { // workers, all of a kind
+		hold(65534, 0)
+	}
+	strange := hold(65533, unix.CLONE_NEWNET)
+	at := NewAttributor(FS{})
+	want := map[netns.Key][]uint64{ns: {st.Ino}}
+	for _, round := range []string{"first", "remembered"} {
+		got, stats := at.ResolveAll(t.Context(), want)
+		o := got[st.Ino]
+		all := append([]*Owner{&o}, o.Others...)
+		if stats.Err != nil || !o.Complete || o.Holders != 41 || len(all) != 2 {
+			t.Fatalf("%s: %d holders, %d kinds, %+v, %+v", round, o.Holders, len(all), o, stats)
+		}
+		if link, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", oldest, o.FD)); o.Process.PID == strange || link != fmt.Sprintf("socket:[%d]", st.Ino) {
+			t.Errorf("%s: process %d with descriptor %d (%s) stands for all, want an old one such as %d", round, o.Process.PID, o.FD, link, oldest)
+		}
+		if !slices.ContainsFunc(all, func(x *Owner) bool {
+			return x.Process.PID == strange && x.Process.NetNS != ns && x.Process.UID == 65533
+		}) {
+			t.Errorf("%s: the one in another namespace is missing: %+v", round, all)
+		}
+	}
+	// Without asking all, one is enough, and nobody says that there are no others.
+	if got, _ := at.Resolve(t.Context(), want); got[st.Ino].Complete || got[st.Ino].Process.PID == 0 {
+		t.Errorf("%+v", got[st.Ino])
+	}
+	// Out of time in the middle.
+	ctx := &dying{Context: t.Context(), left: 3}
+	if got, stats := at.ResolveAll(ctx, want); stats.Err == nil || got[st.Ino].Complete {
+		t.Errorf("out of time: %+v, %+v", got[st.Ino], stats)
+	}
+	// More kinds than are kept.
+	for uid := range uint32(maxOthers + 1) {
+		hold(60000+uid, 0)
+	}
+	got, _ := NewAttributor(FS{}).ResolveAll(t.Context(), want)
+	if o := got[st.Ino]; o.Complete || len(o.Others) != maxOthers {
+		t.Errorf("%d others, complete %v", len(o.Others), o.Complete)
+	}
+}
+
+// dying is a context that ends after it was asked a few times.
+type dying struct {
+	context.Context
+	left int32
+}
+
+func (d *dying) Err() error {
+	if atomic.AddInt32(&d.left, -1) < 0 {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// What only we have is ours.
+func TestResolveAllOfOurOwn(t *testing.T) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		t.Fatal(err)
+	}
+	ns, err := FS{}.NetNS(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, stats := NewAttributor(FS{}).ResolveAll(t.Context(), map[netns.Key][]uint64{ns: {uint64(st.Ino)}})
+	if o := got[st.Ino]; o.Process.PID != os.Getpid() || stats.Err != nil {
+		t.Errorf("%+v, %+v", got, stats)
+	}
+}
+
 func TestResolveAmbiguous(t *testing.T) {
 	c := startHelper(t, true, "sockets 1")
-	got, stats := NewAttributor(FS{}).Resolve(t.Context(), map[NSKey][]uint64{c.ns: c.inodes, {Dev: 1, Ino: 2}: c.inodes})
+	got, stats := NewAttributor(FS{}).Resolve(t.Context(), map[netns.Key][]uint64{c.ns: c.inodes, {Dev: 1, Inode: 2}: c.inodes})
 	if len(got) != 0 || stats.Ambiguous != 1 || stats.Wanted != 1 {
 		t.Errorf("%+v, %+v", got, stats)
 	}
@@ -112,11 +225,11 @@ func TestResolveEnds(t *testing.T) {
 	c := startHelper(t, true, "sockets 1")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	got, stats := NewAttributor(FS{}).Resolve(ctx, map[NSKey][]uint64{c.ns: c.inodes})
+	got, stats := NewAttributor(FS{}).Resolve(ctx, map[netns.Key][]uint64{c.ns: c.inodes})
 	if len(got) != 0 || !errors.Is(stats.Err, context.Canceled) {
 		t.Errorf("%+v, %+v", got, stats)
 	}
-	none, stats := NewAttributor(FS{Proc: filepath.Join(t.TempDir(), "none")}).Resolve(t.Context(), map[NSKey][]uint64{c.ns: c.inodes})
+	none, stats := NewAttributor(FS{Proc: filepath.Join(t.TempDir(), "none")}).Resolve(t.Context(), map[netns.Key][]uint64{c.ns: c.inodes})
 	if len(none) != 0 || !Gone(stats.Err) {
 		t.Errorf("no /proc: %+v", stats)
 	}
@@ -132,11 +245,11 @@ func TestResolveForgetsTheDead(t *testing.T) {
 	var dead child
 	t.Run("life", func(t *testing.T) {
 		dead = startHelper(t, true, "sockets 1")
-		if got, stats := at.Resolve(t.Context(), map[NSKey][]uint64{dead.ns: dead.inodes}); len(got) != 1 {
+		if got, stats := at.Resolve(t.Context(), map[netns.Key][]uint64{dead.ns: dead.inodes}); len(got) != 1 {
 			t.Fatalf("%+v", stats)
 		}
 	})
-	got, stats := at.Resolve(t.Context(), map[NSKey][]uint64{dead.ns: dead.inodes})
+	got, stats := at.Resolve(t.Context(), map[netns.Key][]uint64{dead.ns: dead.inodes})
 	if len(got) != 0 || stats.Gone == 0 || len(at.hints) != 0 {
 		t.Errorf("%+v, %+v, %v", got, stats, at.hints)
 	}
@@ -182,13 +295,13 @@ func TestResolvePod(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, stats := NewAttributor(fs).Resolve(t.Context(), map[NSKey][]uint64{ns: {4711}})
+	got, stats := NewAttributor(fs).Resolve(t.Context(), map[netns.Key][]uint64{ns: {4711}})
 	want := Owner{
 		Process:      Process{PID: 77, StartTime: 99, Comm: "java", UID: 1000, Cgroup: "/kubepods/burstable/pod" + uid1 + "/" + id1, NetNS: ns},
 		Workload:     Workload{Kind: KindPod, PodUID: uid1, ContainerID: id1},
 		PodNamespace: "shop", PodName: "cart-0", FD: got[4711].FD, Holders: 1,
 	}
-	if got[4711] != want || want.FD != 3 && want.FD != 5 {
+	if !reflect.DeepEqual(got[4711], want) || want.FD != 3 && want.FD != 5 {
 		t.Errorf("got  %+v\nwant %+v\n%+v", got[4711], want, stats)
 	}
 }
@@ -201,7 +314,7 @@ func TestResolveDenied(t *testing.T) {
 	}
 	c := startHelper(t, true, "sockets 1")
 	cmd := exec.Command("/proc/self/exe", "-test.run=^TestUnprivileged$", "-test.v")
-	cmd.Env = append(os.Environ(), "REDISGUARD_PROC_DENIED="+strconv.FormatUint(c.ns.Dev, 10)+" "+strconv.FormatUint(c.ns.Ino, 10)+" "+strconv.FormatUint(c.inodes[0], 10))
+	cmd.Env = append(os.Environ(), "REDISGUARD_PROC_DENIED="+strconv.FormatUint(c.ns.Dev, 10)+" "+strconv.FormatUint(c.ns.Inode, 10)+" "+strconv.FormatUint(c.inodes[0], 10))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	cmd.Dir = "/"
 	out, err := cmd.CombinedOutput()
@@ -223,11 +336,11 @@ func TestUnprivileged(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, stats := NewAttributor(FS{}).Resolve(t.Context(), map[NSKey][]uint64{{Dev: n[0], Ino: n[1]}: {n[2]}})
+	got, stats := NewAttributor(FS{}).Resolve(t.Context(), map[netns.Key][]uint64{{Dev: n[0], Inode: n[1]}: {n[2]}})
 	if len(got) != 0 || stats.Denied == 0 || stats.Err != nil {
 		t.Errorf("%+v, %+v", got, stats)
 	}
-	if err := (FS{}).WalkNetNS(t.Context(), func(int, uint64, uint64) {}); !errors.Is(err, unix.EACCES) {
+	if err := (FS{}).WalkNetNS(t.Context(), func(int, netns.Key) {}); !errors.Is(err, unix.EACCES) {
 		t.Errorf("the walk does not say that it was denied: %v", err)
 	}
 	t.Log("asked without rights")
@@ -256,6 +369,21 @@ func without(t testing.TB, drop []int, fn func()) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
+}
+
+// descriptors counts our own that the runtime does not keep.
+func descriptors() int {
+	list, err := sys.OpenDescriptors()
+	if err != nil {
+		panic(err)
+	}
+	n := 0
+	for _, d := range list {
+		if !strings.HasPrefix(d.What, "anon_inode:") {
+			n++
+		}
+	}
+	return n
 }
 
 // reading is what opens other users' files.
@@ -296,7 +424,7 @@ func TestReadWithoutReadSearch(t *testing.T) {
 // readHere reads the descriptors of c on the calling thread.
 func readHere(t testing.TB, c child) holding {
 	t.Helper()
-	s := &search{wanted: map[uint64]NSKey{}, pending: len(c.inodes)}
+	s := &search{wanted: map[uint64]netns.Key{}, pending: len(c.inodes)}
 	for _, ino := range c.inodes {
 		s.wanted[ino] = c.ns
 	}
@@ -341,7 +469,7 @@ func TestResolveKeepsNoDescriptor(t *testing.T) {
 	at := NewAttributor(FS{})
 	before := descriptors()
 	for range 20 {
-		if got, stats := at.Resolve(t.Context(), map[NSKey][]uint64{c.ns: append(c.inodes, 1<<40)}); len(got) != 50 {
+		if got, stats := at.Resolve(t.Context(), map[netns.Key][]uint64{c.ns: append(c.inodes, 1<<40)}); len(got) != 50 {
 			t.Fatalf("%+v", stats)
 		}
 	}
@@ -353,7 +481,7 @@ func TestResolveKeepsNoDescriptor(t *testing.T) {
 // 100,000 descriptors in all, of which 6,000 sockets are asked for and one is
 // nobody's: the whole pass.
 func TestResolveMany(t *testing.T) {
-	want := map[NSKey][]uint64{}
+	want := map[netns.Key][]uint64{}
 	sockets := 0
 	for range 6 {
 		c := startHelper(t, true, "fds 1000 15700")
@@ -383,7 +511,7 @@ func TestResolveMany(t *testing.T) {
 func BenchmarkResolveKnown(b *testing.B) {
 	c := startHelper(b, true, "sockets 20")
 	at := NewAttributor(FS{})
-	want := map[NSKey][]uint64{c.ns: c.inodes}
+	want := map[netns.Key][]uint64{c.ns: c.inodes}
 	b.ReportAllocs()
 	for b.Loop() {
 		if got, stats := at.Resolve(b.Context(), want); len(got) != 20 {
@@ -441,7 +569,7 @@ func FuzzParseSocketLink(f *testing.F) {
 func TestResolveAnothersBeforeOurOwn(t *testing.T) {
 	c := startHelper(t, false, "sockets 1") // in our own namespace, where we are asked, too
 	at := NewAttributor(FS{})
-	before, _ := at.Resolve(t.Context(), map[NSKey][]uint64{c.ns: c.inodes})
+	before, _ := at.Resolve(t.Context(), map[netns.Key][]uint64{c.ns: c.inodes})
 	pidfd, err := unix.PidfdOpen(c.pid, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -453,9 +581,13 @@ func TestResolveAnothersBeforeOurOwn(t *testing.T) {
 	}
 	defer unix.Close(dup)
 	for range 20 {
-		got, _ := NewAttributor(FS{}).Resolve(t.Context(), map[NSKey][]uint64{c.ns: c.inodes})
+		got, _ := NewAttributor(FS{}).Resolve(t.Context(), map[netns.Key][]uint64{c.ns: c.inodes})
 		if o := got[c.inodes[0]]; o.Process.PID != c.pid {
 			t.Fatalf("its owner is %d, not %d", o.Process.PID, c.pid)
+		}
+		all, _ := NewAttributor(FS{}).ResolveAll(t.Context(), map[netns.Key][]uint64{c.ns: c.inodes})
+		if o := all[c.inodes[0]]; o.Process.PID != c.pid || len(o.Others) != 0 || !o.Complete {
+			t.Fatalf("its owners are %+v", o)
 		}
 	}
 }

@@ -91,7 +91,7 @@ type Workload struct {
 
 // ParseWorkload reads a cgroup path (of ParseCgroup). It goes from the root down
 // and believes what it meets first: the upper levels are the system's, while
-// whoever was given a cgroup of his own may name those below it as he likes, "pod"
+// the owner of a delegated cgroup may choose the names below it, "pod"
 // included. Below a user's own systemd no pod is believed at all.
 func ParseWorkload(path string) Workload {
 	var w Workload

@@ -11,15 +11,18 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/redisguard/redisguard/internal/sys"
+	"github.com/redisguard/redisguard/netns"
 )
 
 // FS is where the files are. The zero value is the running system.
 type FS struct {
 	Proc    string // mount of procfs; "" is /proc
 	PodLogs string // the kubelet's directory of pod logs; "" is /var/log/pods
-	// Held remembers who keeps us waiting; all that ask in one daemon should share
+	// Stuck remembers which processes keep us waiting; all that ask in one daemon should share
 	// one. Nil remembers for one call only: each may then leave a thread behind.
-	Held *Held
+	Stuck *Stuck
 }
 
 func (f FS) proc() string {
@@ -36,23 +39,21 @@ func (f FS) podLogs() string {
 	return f.PodLogs
 }
 
-// NSKey identifies a namespace: device and inode of its nsfs file. Inode numbers
-// are used again once a namespace is gone.
-type NSKey struct {
-	Dev, Ino uint64
-}
-
-func (k NSKey) String() string { return fmt.Sprintf("net:[%d]", k.Ino) }
-
 // Process is one process, as it was when its files were read. PID and StartTime
 // together name it for as long as the system runs.
 type Process struct {
 	PID       int
-	StartTime uint64 // clock ticks since boot, /proc/<pid>/stat field 22
-	Comm      string // the process's own word; write it with Safe
-	UID       uint32 // effective
-	Cgroup    string // see ParseCgroup; "" if it has none we understand
-	NetNS     NSKey  // of the main thread; zero for a zombie or without the right to see it
+	StartTime uint64    // clock ticks since boot, /proc/<pid>/stat field 22
+	Comm      string    // the process's own word; write it with Safe
+	UID       uint32    // effective
+	Cgroup    string    // see ParseCgroup; "" if it has none we understand
+	NetNS     netns.Key // of the main thread; zero for a zombie or without the right to see it
+	Exe       string    // path of its program as its mount namespace has it; "" if it may not be seen
+	// Title is what of its command line may be that of a Redis server, see ParseTitle; ""
+	// for most. It is the process's own word, too.
+	Title string
+	// Inner is its pid as its own pid namespace has it; 0 if that is not known.
+	Inner int
 }
 
 // Gone reports whether err means that the process, or this file of it, is not
@@ -68,15 +69,15 @@ func (f FS) Process(pid int) (Process, error) {
 		Process
 		err error
 	}
-	err := f.askOne(pid, func(root int) {
+	err := f.queryOne(pid, func(root int) {
 		// Everything is read below one descriptor, which stands for this process
 		// and not for another that may get its number meanwhile.
-		dir, err := unix.Openat(root, strconv.Itoa(pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		dir, err := sys.Openat(root, strconv.Itoa(pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			answer.err = err
 			return
 		}
-		defer unix.Close(dir)
+		defer sys.Close(dir)
 		answer.Process, answer.err = readProcess(dir, pid)
 	})
 	if err == nil {
@@ -88,17 +89,27 @@ func (f FS) Process(pid int) (Process, error) {
 	return answer.Process, nil
 }
 
+// Finder looks for network namespaces by f's processes and by mounts; see netns.Finder
+// for nil.
+func (f FS) Finder(mounts []string) netns.Finder {
+	finder := netns.Finder{MountDirs: mounts, Walk: f.WalkNetNS}
+	if f.Proc != "" {
+		finder.HostPath = f.Proc + "/1/ns/net"
+	}
+	return finder
+}
+
 // NetNS is the network namespace of pid's main thread.
-func (f FS) NetNS(pid int) (NSKey, error) {
+func (f FS) NetNS(pid int) (netns.Key, error) {
 	var answer space
-	err := f.askOne(pid, func(dir int) { answer = netNSBelow(dir, pid, nil) })
+	err := f.queryOne(pid, func(dir int) { answer = netNSBelow(dir, pid, nil) })
 	if err == nil {
 		err = answer.err
 	}
 	if err != nil {
-		return NSKey{}, fmt.Errorf("cannot identify network namespace of process %d: %w", pid, err)
+		return netns.Key{}, fmt.Errorf("cannot identify network namespace of process %d: %w", pid, err)
 	}
-	return answer.NSKey, nil
+	return answer.key, nil
 }
 
 // Exe is the path of pid's program as its own mount namespace has it, without
@@ -108,7 +119,7 @@ func (f FS) Exe(pid int) (string, error) {
 		exe string
 		err error
 	}
-	err := f.askOne(pid, func(dir int) {
+	err := f.queryOne(pid, func(dir int) {
 		buf := make([]byte, unix.PathMax)
 		n, err := unix.Readlinkat(dir, strconv.Itoa(pid)+"/exe", buf)
 		answer.exe, answer.err = string(buf[:max(n, 0)]), err
@@ -139,6 +150,7 @@ func readProcess(dir, pid int) (Process, error) {
 	if p.UID, err = parseUID(data); err != nil {
 		return Process{}, err
 	}
+	p.Inner = parseInner(data)
 	if data, err = readAt(dir, "cgroup", buf); err != nil {
 		return Process{}, err
 	}
@@ -148,12 +160,28 @@ func readProcess(dir, pid int) (Process, error) {
 	var st unix.Stat_t
 	switch err := unix.Fstatat(dir, "ns/net", &st, 0); {
 	case err == nil:
-		p.NetNS = NSKey{Dev: st.Dev, Ino: st.Ino}
+		p.NetNS = netns.Key{Dev: st.Dev, Inode: st.Ino}
 	case Gone(err), denied(err): // stays zero
 	default:
 		return Process{}, err
 	}
+	p.readNames(dir, buf)
 	return p, nil
+}
+
+// readNames reads what else a process says of its name. What may not be seen is left out.
+func (p *Process) readNames(dir int, buf []byte) {
+	if n, err := unix.Readlinkat(dir, "exe", buf); err == nil {
+		p.Exe = strings.TrimSuffix(string(buf[:n]), " (deleted)")
+	}
+	fd, err := sys.Openat(dir, "cmdline", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer sys.Close(fd)
+	if n, err := unix.Read(fd, buf); err == nil {
+		p.Title = parseCmdline(buf[:n])
+	}
 }
 
 // maxProcFile bounds what is read of one file, in bytes. /proc/<pid>/cgroup has a
@@ -162,11 +190,11 @@ const maxProcFile = 64 << 10
 
 // readAt reads the file name below dir. The result may lie in buf.
 func readAt(dir int, name string, buf []byte) ([]byte, error) {
-	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := sys.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(fd)
+	defer sys.Close(fd)
 	n := 0
 	for n < maxProcFile {
 		if n == len(buf) {
@@ -227,19 +255,34 @@ func parseUID(data []byte) (uint32, error) {
 	return 0, errors.New("status has no uid")
 }
 
+// parseInner takes the last of the numbers of NSpid from /proc/<pid>/status.
+func parseInner(data []byte) int {
+	for line := range bytes.Lines(data) {
+		if rest, ok := bytes.CutPrefix(line, []byte("NSpid:")); ok {
+			fields := bytes.Fields(rest)
+			if len(fields) == 0 {
+				return 0
+			}
+			n, _ := parseNumber(fields[len(fields)-1])
+			return n
+		}
+	}
+	return 0
+}
+
 // WalkNetNS calls fn with device and inode of the network namespace of every
 // process, in the order of pids. Zombies and processes that end meanwhile are
 // left out. It ends early, with the context's error, when ctx does; and it ends
 // with an error that wraps EACCES, after all others, if the namespaces of some may
-// not be seen, for which CAP_SYS_PTRACE is needed, or are kept from us (see Held).
-func (f FS) WalkNetNS(ctx context.Context, fn func(pid int, dev, inode uint64)) error {
+// not be seen, for which CAP_SYS_PTRACE is needed, or are kept from us (see Stuck).
+func (f FS) WalkNetNS(ctx context.Context, fn func(pid int, ns netns.Key)) error {
 	w, err := f.walk(ctx, fn)
 	if err == nil && w.denied > 0 {
-		held := ""
-		if w.held > 0 {
-			held = fmt.Sprintf(" (%d held up in execve)", w.held)
+		stuck := ""
+		if w.stuck > 0 {
+			stuck = fmt.Sprintf(" (%d stuck in execve)", w.stuck)
 		}
-		err = fmt.Errorf("cannot see the network namespace of %d of %d processes%s: %w", w.denied, w.processes, held, unix.EACCES)
+		err = fmt.Errorf("cannot see the network namespace of %d of %d processes%s: %w", w.denied, w.processes, stuck, unix.EACCES)
 	}
 	return err
 }
@@ -249,12 +292,12 @@ type walked struct {
 	processes int // listed
 	gone      int // ended or zombie when looked at
 	denied    int // may not be looked at
-	held      int // of these, those that keep us waiting
+	stuck     int // of these, those that keep us waiting
 }
 
 // space is what a process said when it was asked for its namespace.
 type space struct {
-	NSKey
+	key netns.Key
 	err error
 }
 
@@ -262,17 +305,17 @@ func netNSBelow(dir, pid int, path []byte) space {
 	var st unix.Stat_t
 	path = append(strconv.AppendInt(path[:0], int64(pid), 10), "/ns/net"...)
 	err := unix.Fstatat(dir, string(path), &st, 0)
-	return space{NSKey{Dev: st.Dev, Ino: st.Ino}, err}
+	return space{netns.Key{Dev: st.Dev, Inode: st.Ino}, err}
 }
 
-func (f FS) walk(ctx context.Context, fn func(pid int, dev, inode uint64)) (walked, error) {
+func (f FS) walk(ctx context.Context, fn func(pid int, ns netns.Key)) (walked, error) {
 	var w walked
 	pids, err := f.list()
 	answers := make([]space, len(pids))
 	for i := 0; i < len(pids) && err == nil; i++ {
 		rest, theirs, path := pids[i:], answers[i:], make([]byte, 0, 32)
 		var done int
-		done, err = f.ask(ctx, rest, func(dir, i int, _ func()) {
+		done, err = f.query(ctx, rest, func(dir, i int, _ func()) {
 			if theirs[i].err = ctx.Err(); theirs[i].err == nil {
 				theirs[i] = netNSBelow(dir, rest[i], path)
 			}
@@ -281,7 +324,7 @@ func (f FS) walk(ctx context.Context, fn func(pid int, dev, inode uint64)) (walk
 			w.processes++
 			switch a := theirs[n]; {
 			case a.err == nil:
-				fn(rest[n], a.Dev, a.Ino)
+				fn(rest[n], a.key)
 			case denied(a.err):
 				w.denied++
 			default:
@@ -294,7 +337,7 @@ func (f FS) walk(ctx context.Context, fn func(pid int, dev, inode uint64)) (walk
 		if i += done; i < len(pids) && err == nil {
 			w.processes++
 			w.denied++
-			w.held++
+			w.stuck++
 		}
 	}
 	if err != nil {
@@ -309,7 +352,7 @@ func (f FS) list() ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(dir)
+	defer sys.Close(dir)
 	var pids []int
 	err = eachNumber(dir, make([]byte, direntBuffer), func(pid int) bool {
 		pids = append(pids, pid)
@@ -319,7 +362,7 @@ func (f FS) list() ([]int, error) {
 }
 
 func (f FS) openProc() (int, error) {
-	dir, err := unix.Open(f.proc(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	dir, err := sys.Open(f.proc(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("cannot open %s: %w", f.proc(), err)
 	}

@@ -10,9 +10,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/redisguard/redisguard/lab/labtest"
+	"github.com/redisguard/redisguard/netns"
 )
 
 func TestProcessSelf(t *testing.T) {
@@ -29,7 +31,7 @@ func TestProcessSelf(t *testing.T) {
 		t.Fatal(err)
 	}
 	if p.PID != os.Getpid() || p.Comm != strings.TrimSuffix(string(comm), "\n") || p.StartTime == 0 ||
-		p.UID != uint32(os.Geteuid()) || !strings.HasPrefix(p.Cgroup, "/") || p.NetNS != ns || ns == (NSKey{}) {
+		p.UID != uint32(os.Geteuid()) || !strings.HasPrefix(p.Cgroup, "/") || p.NetNS != ns || ns == (netns.Key{}) {
 		t.Errorf("not us: %+v, namespace %v", p, ns)
 	}
 	exe, err := FS{}.Exe(os.Getpid())
@@ -58,13 +60,13 @@ func TestProcessGoneAndZombie(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid := cmd.Process.Pid
-	waitFor(t, "the zombie", func() bool {
+	labtest.Eventually(t, "the zombie", func() bool {
 		_, err := FS{}.NetNS(pid)
 		return Gone(err)
 	})
 	// A zombie still has a name, but nothing to hold a socket with.
 	p, err := FS{}.Process(pid)
-	if err != nil || p.NetNS != (NSKey{}) || p.Comm != "true" {
+	if err != nil || p.NetNS != (netns.Key{}) || p.Comm != "true" {
 		t.Errorf("zombie: %+v, %v", p, err)
 	}
 	if err := cmd.Wait(); err != nil {
@@ -78,15 +80,6 @@ func TestProcessGoneAndZombie(t *testing.T) {
 	}
 	if Gone(nil) || Gone(unix.EACCES) {
 		t.Error("what is no absence is taken for one")
-	}
-}
-
-func waitFor(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !done(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s did not come", what)
-		}
 	}
 }
 
@@ -220,13 +213,13 @@ func TestWalkNetNS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seen := map[int]NSKey{}
+	seen := map[int]netns.Key{}
 	last := 0
-	err = FS{}.WalkNetNS(t.Context(), func(pid int, dev, inode uint64) {
+	err = FS{}.WalkNetNS(t.Context(), func(pid int, ns netns.Key) {
 		if pid <= last {
 			t.Errorf("%d after %d", pid, last)
 		}
-		last, seen[pid] = pid, NSKey{Dev: dev, Ino: inode}
+		last, seen[pid] = pid, ns
 	})
 	// Where the tests run in a container, process 1 may be closed even to root.
 	if err != nil && !errors.Is(err, unix.EACCES) {
@@ -245,11 +238,11 @@ func TestWalkNetNS(t *testing.T) {
 func TestWalkNetNSEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	n := 0
-	err := FS{}.WalkNetNS(ctx, func(int, uint64, uint64) { n++; cancel() })
+	err := FS{}.WalkNetNS(ctx, func(int, netns.Key) { n++; cancel() })
 	if n != 1 || !errors.Is(err, context.Canceled) {
 		t.Errorf("%d calls, %v", n, err)
 	}
-	err = FS{Proc: filepath.Join(t.TempDir(), "none")}.WalkNetNS(t.Context(), func(int, uint64, uint64) {})
+	err = FS{Proc: filepath.Join(t.TempDir(), "none")}.WalkNetNS(t.Context(), func(int, netns.Key) {})
 	if !Gone(err) {
 		t.Errorf("no /proc: %v", err)
 	}
@@ -267,7 +260,7 @@ func TestWalkNetNSVanishing(t *testing.T) {
 		t.Fatal(err)
 	}
 	var pids []int
-	if err := (FS{Proc: root}).WalkNetNS(t.Context(), func(pid int, _, _ uint64) { pids = append(pids, pid) }); err != nil || !slices.Equal(pids, []int{2}) {
+	if err := (FS{Proc: root}).WalkNetNS(t.Context(), func(pid int, _ netns.Key) { pids = append(pids, pid) }); err != nil || !slices.Equal(pids, []int{2}) {
 		t.Errorf("%v, %v", pids, err)
 	}
 }
@@ -277,10 +270,27 @@ func BenchmarkWalkNetNS(b *testing.B) {
 	n := 0
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := (FS{}).WalkNetNS(b.Context(), func(int, uint64, uint64) { n++ }); err != nil && !errors.Is(err, unix.EACCES) {
+		if err := (FS{}).WalkNetNS(b.Context(), func(int, netns.Key) { n++ }); err != nil && !errors.Is(err, unix.EACCES) {
 			b.Fatal(err)
 		}
 	}
 	b.ReportMetric(float64(n)/float64(b.N), "processes/op")
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/process")
+}
+
+func TestParseInner(t *testing.T) {
+	for text, want := range map[string]int{"Name:\tx\nNSpid:\t4711\t17\t1\n": 1, "NSpid:\t4711\n": 4711, "NSpid:\n": 0, "": 0, "NSpid:\tx\n": 0, "Pid:\t1\n": 0} {
+		if got := parseInner([]byte(text)); got != want {
+			t.Errorf("%q: %d, want %d", text, got, want)
+		}
+	}
+}
+
+func FuzzParseInner(f *testing.F) {
+	f.Add([]byte("NSpid:\t4711\t1\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if n := parseInner(b); n < 0 {
+			t.Errorf("%q: %d", b, n)
+		}
+	})
 }

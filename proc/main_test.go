@@ -11,8 +11,10 @@ import (
 	"syscall"
 	"testing"
 
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/redisguard/redisguard/lab/labtest"
+	"github.com/redisguard/redisguard/netns"
 )
 
 // The test binary is its own helper: with helperEnv set it makes sockets, says
@@ -27,32 +29,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	before := descriptors()
-	code := m.Run()
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	if after := descriptors(); after > before && code == 0 {
-		fmt.Fprintf(os.Stderr, "%d descriptors before, %d after the tests\n", before, after)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// descriptors counts our own that the runtime does not keep.
-func descriptors() int {
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		panic(err)
-	}
-	n := 0
-	for _, e := range entries {
-		if l, _ := os.Readlink("/proc/self/fd/" + e.Name()); !strings.HasPrefix(l, "anon_inode:") {
-			n++
-		}
-	}
-	return n
+	labtest.Main(m)
 }
 
 // helper prints one line: "inode..." and, after a "|", the network namespace the
@@ -142,7 +119,7 @@ func helper(args []string) error {
 type child struct {
 	pid    int
 	inodes []uint64
-	ns     NSKey
+	ns     netns.Key
 }
 
 // startHelper starts a helper, in a new network namespace if own is set, and
@@ -195,7 +172,7 @@ func startHelperAs(t testing.TB, own bool, uid uint32, spec string) child {
 		}
 		c.inodes = append(c.inodes, ino)
 	}
-	if _, err := fmt.Sscan(right, &c.ns.Dev, &c.ns.Ino); err != nil {
+	if _, err := fmt.Sscan(right, &c.ns.Dev, &c.ns.Inode); err != nil {
 		t.Fatal(err)
 	}
 	return c

@@ -11,8 +11,10 @@ import (
 
 	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/event"
+	"github.com/redisguard/redisguard/internal/daemon"
+	"github.com/redisguard/redisguard/internal/figures"
 	"github.com/redisguard/redisguard/lab"
-	"github.com/redisguard/redisguard/supervisor"
+	"github.com/redisguard/redisguard/lab/labtest"
 	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/verdict"
 	"github.com/redisguard/redisguard/view"
@@ -26,24 +28,20 @@ func arming() config.Config {
 }
 
 // arms waits until n connections are in a state, and returns them.
-func (g *guard) arms(n int, state view.ArmState, canaries int) (list []view.Connection) {
+func (g *guard) arms(n int, state view.ArmState) (list []view.Connection) {
 	g.t.Helper()
-	eventually(g.t, 10*time.Second, string(state), func() bool {
+	labtest.Within(g.t, 10*time.Second, string(state), func() bool {
 		ctx, cancel := context.WithTimeout(g.t.Context(), 2*time.Second)
 		defer cancel()
 		node, err := g.View(ctx)
-		must(g.t, err)
+		labtest.Must(g.t, err)
 		list = nil
-		have := 0
 		for _, c := range node.Connections {
 			if c.Arm.State == state {
 				list = append(list, c)
-				if c.Arm.Canary {
-					have++
-				}
 			}
 		}
-		return len(list) == n && have == canaries
+		return len(list) == n
 	})
 	return list
 }
@@ -52,10 +50,10 @@ func (g *guard) arms(n int, state view.ArmState, canaries int) (list []view.Conn
 func (w *world) blocked() *lab.Client {
 	w.t.Helper()
 	c, err := w.client.Client(w.ctx, lab.ClientConfig{Addr: w.redis.Addr(), Kind: lab.Blpop})
-	must(w.t, err)
+	labtest.Must(w.t, err)
 	// It is not answered, and so not ready, before there is something to pop.
 	_, err = c.WaitEvent(w.ctx, func(e lab.Event) bool { return e.Kind == lab.Connected })
-	must(w.t, err)
+	labtest.Must(w.t, err)
 	return c
 }
 
@@ -75,19 +73,19 @@ func TestAnArmedSubscriberOutlivesTheGuard(t *testing.T) {
 	d := startDaemon(t, daemonConfig{lines: []string{`tune.mode = "off"`, `arm.mode = "enforce"`}})
 	sub := w.run(w.client, lab.Subscriber, w.redis.Addr(), 1)
 	blocked := w.blocked()
-	eventually(t, 10*time.Second, "both are armed, one as a canary", func() bool {
-		plans, _, err := supervisor.PlanArming(w.ctx, supervisor.Options{Config: arming()})
-		must(t, err)
+	labtest.Within(t, 10*time.Second, "both are armed", func() bool {
+		plans, _, err := (&daemon.Standalone{Config: arming()}).PlanArming(w.ctx)
+		labtest.Must(t, err)
 		ends := map[time.Duration]int{}
 		for _, p := range plans {
 			if p.NS.Name == w.client.NSName {
 				ends[p.Now.Ends()]++
 			}
 		}
-		return ends[24*time.Second] == 1 && ends[25*time.Second] == 1
+		return ends[25*time.Second] == 2
 	})
-	must(t, d.process.Signal(unix.SIGKILL))
-	must(t, w.server.Vanish())
+	labtest.Must(t, d.process.Signal(unix.SIGKILL))
+	labtest.Must(t, w.server.Vanish())
 	lost := time.Now()
 	for _, c := range []*lab.Client{sub, blocked} {
 		e := w.failure(c, lost)
@@ -98,8 +96,8 @@ func TestAnArmedSubscriberOutlivesTheGuard(t *testing.T) {
 	}
 }
 
-// With the guard alive, one canary speaks for all who are idle.
-func TestTheCanaryFindsADeadEndpoint(t *testing.T) {
+// With the guard alive, idle connections are asked, and Redis notices nothing of it.
+func TestAskingFindsADeadEndpoint(t *testing.T) {
 	w := newWorld(t)
 	c := arming()
 	c.Profile = config.Balanced
@@ -107,52 +105,50 @@ func TestTheCanaryFindsADeadEndpoint(t *testing.T) {
 	subs := w.run(w.client, lab.Subscriber, w.redis.Addr(), 5)
 	blocked := w.blocked()
 	g.ready(6)
-	g.arms(6, view.ArmDone, 1)
-	pass(3 * time.Second) // in which the canary has asked, and was answered
+	g.arms(6, view.ArmDone)
+	labtest.Within(t, 10*time.Second, "all were asked", func() bool { return g.Figures().Asks >= 6 })
 	if r := g.reaped(); len(r) > 0 {
 		t.Fatalf("reaped while all is well: %s", r[0].Text)
 	}
-	must(t, w.server.Vanish())
+	labtest.Must(t, w.server.Vanish())
 	lost := time.Now()
 	for _, c := range []*lab.Client{subs, blocked} {
 		e := w.failure(c, lost)
 		t.Logf("%s after %v", e.Errno, e.Time().Sub(lost))
-		if e.Errno != "ECONNABORTED" || e.Time().Sub(lost) > 8*time.Second {
-			t.Errorf("%s after %v, want ECONNABORTED within 8 s", e.Errno, e.Time().Sub(lost))
+		if e.Errno != "ECONNABORTED" || e.Time().Sub(lost) > 5*time.Second {
+			t.Errorf("%s after %v, want ECONNABORTED within 5 s", e.Errno, e.Time().Sub(lost))
 		}
 	}
 	down := g.wait(time.Second, "endpoint.down", ofType(verdict.EndpointDown))
-	t.Logf("%s", down.Text)
+	if down.Evidence.Asks == 0 || down.Evidence.Kinds != verdict.Stall|verdict.ProbeSay {
+		t.Errorf("%s", down.Text)
+	}
 }
 
-// Where somebody speaks there is no canary; when the one there is goes, another
-// takes its place; and one that is not needed any more gets the ordinary options.
-func TestCanariesComeAndGo(t *testing.T) {
+// Where arming is off nobody is asked, and an idle connection is only signalled.
+func TestWhoMayNotBeAsked(t *testing.T) {
 	w := newWorld(t)
-	g := startGuard(t, arming(), false)
-	first := w.run(w.client, lab.Subscriber, w.redis.Addr(), 1)
-	g.ready(1)
-	one := g.arms(1, view.ArmDone, 1)[0]
-	if !strings.Contains(one.Arm.Meaning, "2s") {
-		t.Errorf("the canary is %q", one.Arm.Meaning)
-	}
-	w.run(w.client, lab.Subscriber, w.redis.Addr(), 1)
-	for _, c := range g.arms(2, view.ArmDone, 1) {
-		if c.Arm.Canary != (c.Key == one.Key) {
-			t.Errorf("%v is a canary: %v", c.TCP.Local, c.Arm.Canary)
+	g := startGuard(t, base(), false)
+	subs := w.run(w.client, lab.Subscriber, w.redis.Addr(), 2)
+	busy := w.run(w.client, lab.Writer, w.redis.Addr(), 1)
+	g.ready(3)
+	labtest.Must(t, w.server.Vanish())
+	lost := time.Now()
+	w.failure(busy, lost)
+	for _, local := range []int{0, 1} {
+		e := g.wait(10*time.Second, "word of an idle one", func(e event.Event) bool {
+			return e.Type == verdict.ConnectionJudged && e.Connection != nil && e.Connection.Local == subs.Local(local)
+		})
+		if !strings.Contains(e.Text, "could not be asked: asking belongs to arm, and: mode is off") {
+			t.Errorf("%s", e.Text)
 		}
 	}
-	_, err := first.Stop()
-	must(t, err)
-	gone := time.Now()
-	g.arms(1, view.ArmDone, 1)
-	if took := time.Since(gone); took > 3*time.Second {
-		t.Errorf("another canary only after %v", took)
+	if n := g.Figures().Asks; n != 0 {
+		t.Errorf("%d were asked", n)
 	}
-	w.run(w.client, lab.Writer, w.redis.Addr(), 1)
-	for _, c := range g.arms(2, view.ArmDone, 0) {
-		if !strings.Contains(c.Arm.Meaning, "25s") {
-			t.Errorf("%v is %q, want the ordinary options", c.TCP.Local, c.Arm.Meaning)
+	for _, e := range g.reaped() {
+		if e.Connection.Local == subs.Local(0) || e.Connection.Local == subs.Local(1) {
+			t.Errorf("%s", e.Text)
 		}
 	}
 }
@@ -167,17 +163,17 @@ func TestWhoIsNotArmed(t *testing.T) {
 	g := startGuard(t, c, false)
 	w.run(w.client, lab.Subscriber, w.redis.Addr(), 2)
 	spared, err := w.client.Client(w.ctx, lab.ClientConfig{Addr: w.redis.Addr(), Kind: lab.Subscriber, Comm: "spare-me"})
-	must(t, err)
-	must(t, spared.Ready(w.ctx))
+	labtest.Must(t, err)
+	labtest.Must(t, spared.Ready(w.ctx))
 	g.ready(3)
-	g.arms(2, view.ArmPlanned, 0)
+	g.arms(2, view.ArmPlanned)
 	if n := w.timers()[tcpstate.TimerKeepalive]; n != 0 {
 		t.Errorf("%d connections have keepalive though arming only observes", n)
 	}
 	c.Arm.Mode = config.Enforce
 	g.Reconfigure(c)
-	g.arms(2, view.ArmDone, 1)
-	ex := g.arms(1, view.ArmExempt, 0)
+	g.arms(2, view.ArmDone)
+	ex := g.arms(1, view.ArmExempt)
 	if ex[0].TCP.Local != spared.Local(0) {
 		t.Errorf("exempt is %v, want %v", ex[0].TCP.Local, spared.Local(0))
 	}
@@ -198,35 +194,25 @@ func TestPlanArming(t *testing.T) {
 	c.Exclude.Commands = []string{"spare-me"}
 	w.run(w.client, lab.Subscriber, w.redis.Addr(), 2)
 	spared, err := w.client.Client(w.ctx, lab.ClientConfig{Addr: w.redis.Addr(), Kind: lab.Subscriber, Comm: "spare-me"})
-	must(t, err)
-	must(t, spared.Ready(w.ctx))
-	plan := func() (n map[view.ArmState]int, canaries int) {
+	labtest.Must(t, err)
+	labtest.Must(t, spared.Ready(w.ctx))
+	plan := func() map[view.ArmState]int {
 		t.Helper()
-		plans, _, err := supervisor.PlanArming(w.ctx, supervisor.Options{Config: c})
-		must(t, err)
-		n = map[view.ArmState]int{}
+		plans, _, err := (&daemon.Standalone{Config: c}).PlanArming(w.ctx)
+		labtest.Must(t, err)
+		n := map[view.ArmState]int{}
 		for _, p := range plans {
 			if p.NS.Name != w.client.NSName {
 				continue
 			}
 			n[p.State]++
-			if p.Canary {
-				canaries++
-				if p.Then.Ends() != 24*time.Second {
-					t.Errorf("the canary would have %v", p.Then)
-				}
-			} else if p.State == view.ArmPlanned && (p.Now.Keepalive || p.Then.Ends() != 25*time.Second) {
+			if p.State == view.ArmPlanned && (p.Now.Keepalive || p.Then.Ends() != 25*time.Second) {
 				t.Errorf("from %v to %v", p.Now, p.Then)
 			}
 		}
-		return n, canaries
+		return n
 	}
-	var n map[view.ArmState]int
-	var canaries int
-	eventually(t, 10*time.Second, "a canary would be picked, since nobody speaks", func() bool {
-		n, canaries = plan()
-		return canaries == 1
-	})
+	n := plan()
 	if n[view.ArmPlanned] != 2 || n[view.ArmExempt] != 1 {
 		t.Errorf("planned: %v", n)
 	}
@@ -234,11 +220,11 @@ func TestPlanArming(t *testing.T) {
 		t.Errorf("timers after planning: %v", timers)
 	}
 	g := startGuard(t, c, false)
-	g.arms(2, view.ArmDone, 1)
-	if n, canaries = plan(); n[view.ArmDone] != 2 || canaries != 1 {
-		t.Errorf("beside a daemon: %v, %d canaries", n, canaries)
+	g.arms(2, view.ArmDone)
+	if n = plan(); n[view.ArmDone] != 2 {
+		t.Errorf("beside a daemon: %v", n)
 	}
-	if f := g.Figures().Arms; f[supervisor.ArmSet] < 2 || f[supervisor.ArmGone]+f[supervisor.ArmError]+f[supervisor.ArmNotPermitted] != 0 {
+	if f := g.Figures().Arms; f[figures.ArmSet] < 2 || f[figures.ArmGone]+f[figures.ArmError]+f[figures.ArmNotPermitted] != 0 {
 		t.Errorf("counted: %v", f)
 	}
 }

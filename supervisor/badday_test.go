@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/lab/labtest"
 	"github.com/redisguard/redisguard/verdict"
 )
 
@@ -27,7 +28,7 @@ func (w *world) allAnswered(c *lab.Client, conns int, since time.Time) {
 	w.t.Helper()
 	for i := range conns {
 		_, err := c.WaitEvent(w.ctx, func(e lab.Event) bool { return e.Kind == lab.OK && e.Conn == i && e.T > since.UnixNano() })
-		must(w.t, err)
+		labtest.Must(w.t, err)
 	}
 }
 
@@ -35,7 +36,7 @@ func (w *world) allAnswered(c *lab.Client, conns int, since time.Time) {
 // h's namespace decides, and returns a function that says whether it is there.
 func (w *world) link(h *lab.Host, name string) (there func() bool) {
 	w.t.Helper()
-	must(w.t, w.server.Do(func() error {
+	labtest.Must(w.t, w.server.Do(func() error {
 		ns, err := os.Open(h.NSPath)
 		if err != nil {
 			return err
@@ -53,7 +54,7 @@ func (w *world) link(h *lab.Host, name string) (there func() bool) {
 		if _, gone := errors.AsType[netlink.LinkNotFoundError](err); gone {
 			return false
 		}
-		must(w.t, err)
+		labtest.Must(w.t, err)
 		return true
 	}
 }
@@ -61,35 +62,35 @@ func (w *world) link(h *lab.Host, name string) (there func() bool) {
 // remove takes a host away and waits for the end of its namespace.
 func (w *world) remove(h *lab.Host, there func() bool) {
 	w.t.Helper()
-	must(w.t, h.Remove())
-	eventually(w.t, 2*time.Second, "the link of the deleted namespace "+h.NSName+" is gone", func() bool { return !there() })
+	labtest.Must(w.t, h.Remove())
+	labtest.Within(w.t, 2*time.Second, "the link of the deleted namespace "+h.NSName+" is gone", func() bool { return !there() })
 }
 
 func TestKilledAtAnyMoment(t *testing.T) {
 	w := newWorld(t)
 	b, err := w.Server("b")
-	must(t, err)
+	labtest.Must(t, err)
 	fine, err := b.Redis(w.ctx, lab.RedisConfig{Port: port})
-	must(t, err)
+	labtest.Must(t, err)
 	bystander, err := w.Client("d")
-	must(t, err)
+	labtest.Must(t, err)
 	links := []func() bool{w.link(w.client, "link-c"), w.link(bystander, "link-d")}
 	healthy := []*lab.Client{w.run(bystander, lab.Writer, fine.Addr(), 3), w.run(w.client, lab.Writer, fine.Addr(), 2)}
 	busy := w.run(w.client, lab.Writer, w.redis.Addr(), 3)
-	var d *daemon
+	var d *running
 	for range 10 {
 		d = startDaemon(t, daemonConfig{})
 		d.probed(w.redis.Addr().String())
-		must(t, w.server.Vanish())
+		labtest.Must(t, w.server.Vanish())
 		// Before a suspicion, during it, between verdict and reap, after it.
 		pass(rand.N(1300 * time.Millisecond))
 		d.kill()
-		must(t, w.server.Return())
+		labtest.Must(t, w.server.Return())
 		w.allAnswered(busy, 3, time.Now())
 	}
 	d = startDaemon(t, daemonConfig{})
 	d.probed(w.redis.Addr().String())
-	must(t, w.server.Vanish())
+	labtest.Must(t, w.server.Vanish())
 	lost := time.Now()
 	if e := w.failure(busy, lost); e.Errno != "ECONNABORTED" || e.Time().Sub(lost) > 3*time.Second {
 		t.Errorf("the last one does not guard: %s after %v", e.Errno, e.Time().Sub(lost))
@@ -102,7 +103,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	}
 	for _, c := range append(healthy, busy) {
 		_, err := c.Stop()
-		must(t, err)
+		labtest.Must(t, err)
 	}
 	w.remove(w.client, links[0])
 	w.remove(bystander, links[1])
@@ -117,7 +118,7 @@ func TestStartedInTheMiddleOfAFault(t *testing.T) {
 	pass(memorySaved)
 	d.kill()
 	undo, err := w.DropFlow(busy.Local(1), w.redis.Addr())
-	must(t, err)
+	labtest.Must(t, err)
 	cut := time.Now()
 	pass(700 * time.Millisecond) // it retransmits, and nobody looks
 	d = startDaemon(t, daemonConfig{heir: true})
@@ -126,13 +127,13 @@ func TestStartedInTheMiddleOfAFault(t *testing.T) {
 	if e.Conn != 1 || e.Errno != "ECONNABORTED" || e.Time().Sub(d.started) > 5*time.Second {
 		t.Errorf("the broken flow: got %+v %v after the start", e, e.Time().Sub(d.started))
 	}
-	must(t, undo())
+	labtest.Must(t, undo())
 	w.allAnswered(busy, 3, time.Now())
 	d.kill()
 
 	// An outage that began while no daemon ran: what its predecessor's probes
 	// have found lets it call the endpoint down.
-	must(t, w.server.Vanish())
+	labtest.Must(t, w.server.Vanish())
 	lost := time.Now()
 	pass(700 * time.Millisecond)
 	d = startDaemon(t, daemonConfig{heir: true})
@@ -140,7 +141,7 @@ func TestStartedInTheMiddleOfAFault(t *testing.T) {
 	if e := w.failure(busy, lost); e.Errno != "ECONNABORTED" {
 		t.Errorf("the dead endpoint: got %+v", e)
 	}
-	must(t, w.server.Return())
+	labtest.Must(t, w.server.Return())
 	w.allAnswered(busy, 3, time.Now())
 	d.healthy(20)
 }
@@ -153,23 +154,23 @@ func TestADeletedNamespaceIsNotPinned(t *testing.T) {
 	g := startGuard(t, base(), false)
 	for i := range 10 {
 		h, err := w.Client("gone" + strconv.Itoa(i))
-		must(t, err)
+		labtest.Must(t, err)
 		there := w.link(h, "link"+strconv.Itoa(i))
 		c := w.run(h, lab.Writer, w.redis.Addr(), 3)
-		eventually(t, 4*time.Second, "its connections are tracked", func() bool { return g.Stats().Tracked >= 3 })
+		labtest.Within(t, 4*time.Second, "its connections are tracked", func() bool { return g.Figures().Tracked >= 3 })
 		if i%2 == 1 {
 			// With probes under way that nobody answers.
-			probes := g.Stats().Probes
-			must(t, w.server.Vanish())
-			eventually(t, 5*time.Second, "a probe is under way", func() bool { return g.Stats().Probes > probes })
+			probes := g.Figures().ProbesMade
+			labtest.Must(t, w.server.Vanish())
+			labtest.Within(t, 5*time.Second, "a probe is under way", func() bool { return g.Figures().ProbesMade > probes })
 		}
 		_, err = c.Stop()
-		must(t, err)
+		labtest.Must(t, err)
 		w.remove(h, there)
 		if i%2 == 1 {
-			must(t, w.server.Return())
+			labtest.Must(t, w.server.Return())
 		}
-		eventually(t, 5*time.Second, "its connections are forgotten", func() bool { return g.Stats().Tracked == 0 })
+		labtest.Within(t, 5*time.Second, "its connections are forgotten", func() bool { return g.Figures().Tracked == 0 })
 	}
 	if l := g.log.loud(); len(l) > 3 {
 		t.Errorf("%d warnings, the last is %s", len(l), l[len(l)-1])
@@ -197,7 +198,7 @@ func churn(t *testing.T, d time.Duration) (made int) {
 		})
 	}
 	all.Wait()
-	must(t, failed)
+	labtest.Must(t, failed)
 	return made
 }
 
@@ -227,7 +228,7 @@ func oneNamespace(path string) error {
 func descriptors(t *testing.T) int {
 	t.Helper()
 	list, err := os.ReadDir("/proc/self/fd")
-	must(t, err)
+	labtest.Must(t, err)
 	return len(list)
 }
 
@@ -237,17 +238,17 @@ func TestNamespacesComeAndGo(t *testing.T) {
 	busy := w.run(w.client, lab.Writer, w.redis.Addr(), 3)
 	g.ready(3)
 	files, goroutines, loud := descriptors(t), runtime.NumGoroutine(), len(g.log.loud())
-	known := g.Stats().Namespaces
+	known := g.Figures().Namespaces
 	made := churn(t, 5*time.Second)
 	t.Logf("%d namespaces in 5 s", made)
 	if made < 300 {
 		t.Errorf("only %d namespaces in 5 s: this machine is too slow for the test", made)
 	}
-	eventually(t, 10*time.Second, "descriptors and goroutines are as many as before", func() bool {
+	labtest.Within(t, 10*time.Second, "descriptors and goroutines are as many as before", func() bool {
 		return descriptors(t) <= files && runtime.NumGoroutine() <= goroutines
 	})
-	eventually(t, 10*time.Second, "the namespaces are forgotten", func() bool {
-		return g.Stats().Namespaces <= known+10
+	labtest.Within(t, 10*time.Second, "the namespaces are forgotten", func() bool {
+		return g.Figures().Namespaces <= known+10
 	})
 	if l := g.log.loud(); len(l) > loud+3 {
 		t.Errorf("%d warnings and errors, the last is %s", len(l)-loud, l[len(l)-1])
@@ -255,7 +256,7 @@ func TestNamespacesComeAndGo(t *testing.T) {
 	if r, n := g.reaped(), busy.Totals().Errors; len(r) > 0 || len(n) > 0 {
 		t.Errorf("reaped %d, errors %v", len(r), n)
 	}
-	must(t, w.server.Vanish())
+	labtest.Must(t, w.server.Vanish())
 	lost := time.Now()
 	if e := w.failure(busy, lost); e.Errno != "ECONNABORTED" || e.Time().Sub(lost) > 3*time.Second {
 		t.Errorf("got %s after %v", e.Errno, e.Time().Sub(lost))
@@ -266,12 +267,12 @@ func TestNamespacesComeAndGo(t *testing.T) {
 func cpu(t *testing.T, pid int) time.Duration {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	must(t, err)
+	labtest.Must(t, err)
 	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
 	user, err := strconv.Atoi(f[11])
-	must(t, err)
+	labtest.Must(t, err)
 	system, err := strconv.Atoi(f[12])
-	must(t, err)
+	labtest.Must(t, err)
 	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
 }
 
@@ -280,8 +281,8 @@ func TestThousandsOfProcesses(t *testing.T) {
 	crowd := exec.Command("sh", "-c", fmt.Sprintf(`i=0; while [ $i -lt %d ]; do sleep 300 & i=$((i+1)); done; echo; wait`, many))
 	crowd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, err := crowd.StdoutPipe()
-	must(t, err)
-	must(t, crowd.Start())
+	labtest.Must(t, err)
+	labtest.Must(t, crowd.Start())
 	t.Cleanup(func() {
 		if err := syscall.Kill(-crowd.Process.Pid, syscall.SIGKILL); err != nil {
 			t.Errorf("cannot end the processes: %v", err)
@@ -289,19 +290,24 @@ func TestThousandsOfProcesses(t *testing.T) {
 		_ = crowd.Wait()
 	})
 	_, err = out.Read(make([]byte, 1))
-	must(t, err)
+	labtest.Must(t, err)
 	w := newWorld(t)
 	busy := w.run(w.client, lab.Writer, w.redis.Addr(), 3)
 	d := startDaemon(t, daemonConfig{})
 	d.probed(w.redis.Addr().String())
-	before, from := cpu(t, d.process.Pid), time.Now()
-	pass(4 * time.Second) // of quiet
-	share := float64(cpu(t, d.process.Pid)-before) / float64(time.Since(from))
-	t.Logf("%.1f %% of a core", 100*share)
-	if share > 0.10 {
-		t.Errorf("it takes %.0f %% of a core", 100*share)
+	// At the start each process is asked once whether it has one of the connections, which
+	// takes some tenths of a second of CPU. After that little is left.
+	share := 1.0
+	for window := 0; share > 0.10 && window < 5; window++ {
+		before, from := cpu(t, d.process.Pid), time.Now()
+		pass(4 * time.Second) // of quiet
+		share = float64(cpu(t, d.process.Pid)-before) / float64(time.Since(from))
+		t.Logf("%.1f %% of a core", 100*share)
 	}
-	must(t, w.server.Vanish())
+	if share > 0.10 {
+		t.Errorf("it takes %.0f %% of a core for ever", 100*share)
+	}
+	labtest.Must(t, w.server.Vanish())
 	lost := time.Now()
 	e := w.failure(busy, lost)
 	t.Logf("%s after %v", e.Errno, e.Time().Sub(lost))

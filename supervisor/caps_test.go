@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/lab/labtest"
 	"github.com/redisguard/redisguard/verdict"
 )
 
@@ -45,15 +46,15 @@ func TestMissingCapabilities(t *testing.T) {
 					return l.loud() && strings.Contains(l.field("msg"), "namespaces cannot be seen") && l.field("remedy") != ""
 				})
 				other, err := w.client.Start(w.ctx, exec.Command("sleep", "60"))
-				must(t, err)
+				labtest.Must(t, err)
 				pass(3 * time.Second) // in which it sees one more process, and does not complain again
-				must(t, other.Kill())
+				labtest.Must(t, other.Kill())
 				d.healthy(3)
 				d.terminate()
 				return
 			}
 			d.probed(w.redis.Addr().String())
-			must(t, w.server.Vanish())
+			labtest.Must(t, w.server.Vanish())
 			lost := time.Now()
 			d.wait(4*time.Second, "endpoint.down", func(l *logLine) bool { return l.is(verdict.EndpointDown) })
 			if test.reaps {
@@ -70,13 +71,13 @@ func TestMissingCapabilities(t *testing.T) {
 				}
 			}
 			d.healthy(12)
-			must(t, w.server.Return())
+			labtest.Must(t, w.server.Return())
 			back := time.Now()
 			d.wait(10*time.Second, "endpoint.up", func(l *logLine) bool { return l.is(verdict.EndpointUp) && l.at.After(back) })
 			d.terminate()
 			for i := range 3 {
 				_, err := busy.WaitEvent(w.ctx, func(e lab.Event) bool { return e.Kind == lab.OK && e.Conn == i && e.T > back.UnixNano() })
-				must(t, err)
+				labtest.Must(t, err)
 			}
 		})
 	}
@@ -87,7 +88,7 @@ func TestTheEndIsQuickInTheMiddleOfAnOutage(t *testing.T) {
 	w.run(w.client, lab.Writer, w.redis.Addr(), 3)
 	d := startDaemon(t, daemonConfig{lines: []string{`probe.timeout = "1500ms"`}})
 	d.probed(w.redis.Addr().String())
-	must(t, w.server.Vanish())
+	labtest.Must(t, w.server.Vanish())
 	// Clients connect in vain, and probes wait for an answer.
 	d.wait(4*time.Second, "endpoint.down", func(l *logLine) bool { return l.is(verdict.EndpointDown) })
 	d.terminate()

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/lab/labtest"
 	"github.com/redisguard/redisguard/verdict"
 )
 
@@ -42,16 +43,16 @@ var readClock = []byte{
 func takeClock(t *testing.T, pid int) *wallClock {
 	t.Helper()
 	mem, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", pid), os.O_RDWR, 0)
-	must(t, err)
+	labtest.Must(t, err)
 	t.Cleanup(func() { mem.Close() })
 	base, size := vdso(t, pid)
 	image := make([]byte, size)
 	_, err = mem.ReadAt(image, base)
-	must(t, err)
+	labtest.Must(t, err)
 	f, err := elf.NewFile(bytes.NewReader(image))
-	must(t, err)
+	labtest.Must(t, err)
 	symbols, err := f.DynamicSymbols()
-	must(t, err)
+	labtest.Must(t, err)
 	var at, length int64
 	for _, s := range symbols {
 		if s.Name == "__vdso_clock_gettime" {
@@ -63,20 +64,20 @@ func takeClock(t *testing.T, pid int) *wallClock {
 		t.Fatalf("the vDSO has no place for it: %#x, %d bytes", at, length)
 	}
 	// Not while a thread is inside.
-	must(t, unix.Kill(pid, unix.SIGSTOP))
+	labtest.Must(t, unix.Kill(pid, unix.SIGSTOP))
 	defer unix.Kill(pid, unix.SIGCONT)
-	eventually(t, 5*time.Second, "it stands still outside of the vDSO", func() bool {
+	labtest.Within(t, 5*time.Second, "it stands still outside of the vDSO", func() bool {
 		if still, inside := stands(t, pid, base, base+size); !still || inside {
 			if inside {
-				must(t, unix.Kill(pid, unix.SIGCONT))
-				must(t, unix.Kill(pid, unix.SIGSTOP))
+				labtest.Must(t, unix.Kill(pid, unix.SIGCONT))
+				labtest.Must(t, unix.Kill(pid, unix.SIGSTOP))
 			}
 			return false
 		}
 		return true
 	})
 	_, err = mem.WriteAt(code, at)
-	must(t, err)
+	labtest.Must(t, err)
 	return &wallClock{t: t, mem: mem, offset: at + int64(len(readClock))}
 }
 
@@ -84,14 +85,14 @@ func takeClock(t *testing.T, pid int) *wallClock {
 func (c *wallClock) step(d time.Duration) {
 	c.t.Helper()
 	_, err := c.mem.WriteAt(binary.LittleEndian.AppendUint64(nil, uint64(int64(d/time.Second))), c.offset)
-	must(c.t, err)
+	labtest.Must(c.t, err)
 }
 
 // vdso is where the vDSO of a process lies.
 func vdso(t *testing.T, pid int) (base, size int64) {
 	t.Helper()
 	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
-	must(t, err)
+	labtest.Must(t, err)
 	for line := range strings.Lines(string(maps)) {
 		var from, to int64
 		if strings.HasSuffix(strings.TrimSpace(line), "[vdso]") {
@@ -108,16 +109,16 @@ func vdso(t *testing.T, pid int) (base, size int64) {
 func stands(t *testing.T, pid int, from, to int64) (still, inside bool) {
 	t.Helper()
 	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
-	must(t, err)
+	labtest.Must(t, err)
 	for _, task := range tasks {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/syscall", pid, task.Name()))
-		must(t, err)
+		labtest.Must(t, err)
 		if strings.HasPrefix(string(b), "running") {
 			return false, false
 		}
 		f := strings.Fields(string(b))
 		pc, err := strconv.ParseInt(strings.TrimPrefix(f[len(f)-1], "0x"), 16, 64)
-		must(t, err)
+		labtest.Must(t, err)
 		if pc >= from && pc < to {
 			inside = true
 		}
@@ -142,7 +143,7 @@ func TestTheClockSteps(t *testing.T) {
 	}
 	for _, step := range steps {
 		clock.step(0)
-		must(t, w.server.Vanish())
+		labtest.Must(t, w.server.Vanish())
 		lost := time.Now()
 		pass(300 * time.Millisecond)
 		clock.step(step)
@@ -157,7 +158,7 @@ func TestTheClockSteps(t *testing.T) {
 		if at, err := time.Parse(time.RFC3339Nano, l.field("time")); err != nil || at.Sub(l.at.Add(step)).Abs() > 10*time.Second {
 			t.Errorf("the daemon's clock shows %v, want one that is %+v off (%v)", at, step, err)
 		}
-		must(t, w.server.Return())
+		labtest.Must(t, w.server.Return())
 		back := time.Now()
 		d.wait(10*time.Second, "endpoint.up", func(l *logLine) bool { return l.is(verdict.EndpointUp) && l.at.After(back) })
 		w.allAnswered(busy, 3, time.Now())

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/lab/labtest"
 	"github.com/redisguard/redisguard/verdict"
 )
 
@@ -91,8 +92,8 @@ func dropAndExec(list []string) error {
 	return unix.Exec(os.Args[1], os.Args[1:], os.Environ())
 }
 
-// daemon is the program itself in a process of its own.
-type daemon struct {
+// running is the program itself in a process of its own.
+type running struct {
 	t       *testing.T
 	process *os.Process
 	started time.Time
@@ -142,18 +143,18 @@ func configFile(t *testing.T, lines ...string) string {
 		all = append(all, `watch.mode = "enforce"`)
 	}
 	path := filepath.Join(t.TempDir(), "redisguard.toml")
-	must(t, os.WriteFile(path, []byte(strings.Join(all, "\n")+"\n"), 0o600))
+	labtest.Must(t, os.WriteFile(path, []byte(strings.Join(all, "\n")+"\n"), 0o600))
 	return path
 }
 
 // startDaemon runs the program until the test ends, at the latest.
-func startDaemon(t *testing.T, c daemonConfig) *daemon {
+func startDaemon(t *testing.T, c daemonConfig) *running {
 	t.Helper()
 	program := built(t)
 	// Its own, which an heir shares.
 	state := filepath.Join(filepath.Dir(program), "state-"+strings.ReplaceAll(t.Name(), "/", "_"))
 	if !c.heir {
-		must(t, os.RemoveAll(state))
+		labtest.Must(t, os.RemoveAll(state))
 	}
 	args := append([]string{program, "run", "--config", configFile(t, c.lines...), "--state-dir", state}, c.args...)
 	env := os.Environ()
@@ -168,9 +169,9 @@ func startDaemon(t *testing.T, c daemonConfig) *daemon {
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = env
 	r, w, err := os.Pipe()
-	must(t, err)
+	labtest.Must(t, err)
 	cmd.Stderr = w
-	d := &daemon{t: t, state: state, done: make(chan struct{}), news: make(chan struct{}), started: time.Now()}
+	d := &running{t: t, state: state, done: make(chan struct{}), news: make(chan struct{}), started: time.Now()}
 	started := make(chan error, 1)
 	go func() {
 		defer close(d.done)
@@ -214,7 +215,7 @@ func startDaemon(t *testing.T, c daemonConfig) *daemon {
 	return d
 }
 
-func (d *daemon) read(r io.ReadCloser) {
+func (d *running) read(r io.ReadCloser) {
 	defer r.Close()
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 1<<20)
@@ -230,7 +231,7 @@ func (d *daemon) read(r io.ReadCloser) {
 }
 
 // log returns the lines up to now that match.
-func (d *daemon) log(match func(*logLine) bool) (list []logLine) {
+func (d *running) log(match func(*logLine) bool) (list []logLine) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for i := range d.lines {
@@ -242,7 +243,7 @@ func (d *daemon) log(match func(*logLine) bool) (list []logLine) {
 }
 
 // wait waits for a line of the log.
-func (d *daemon) wait(within time.Duration, what string, match func(*logLine) bool) logLine {
+func (d *running) wait(within time.Duration, what string, match func(*logLine) bool) logLine {
 	d.t.Helper()
 	l, ok := d.see(within, match)
 	if !ok {
@@ -252,7 +253,7 @@ func (d *daemon) wait(within time.Duration, what string, match func(*logLine) bo
 }
 
 // see is wait for what need not come.
-func (d *daemon) see(within time.Duration, match func(*logLine) bool) (logLine, bool) {
+func (d *running) see(within time.Duration, match func(*logLine) bool) (logLine, bool) {
 	deadline := time.After(within)
 	seen := 0
 	for {
@@ -274,7 +275,7 @@ func (d *daemon) see(within time.Duration, match func(*logLine) bool) (logLine, 
 
 // probed waits for the first probe of the endpoint that was answered: from then on
 // the daemon may call it dead.
-func (d *daemon) probed(endpoint string) {
+func (d *running) probed(endpoint string) {
 	d.t.Helper()
 	d.wait(15*time.Second, "answered probe of "+endpoint, func(l *logLine) bool {
 		return l.field("msg") == "probe" && l.field("endpoint") == endpoint && l.field("outcome") == "alive"
@@ -282,17 +283,17 @@ func (d *daemon) probed(endpoint string) {
 }
 
 // kill ends it without a chance to do anything about it.
-func (d *daemon) kill() {
+func (d *running) kill() {
 	d.t.Helper()
-	must(d.t, d.process.Kill())
+	labtest.Must(d.t, d.process.Kill())
 	<-d.done
 }
 
 // terminate ends it as a service manager does, and checks how it does that.
-func (d *daemon) terminate() {
+func (d *running) terminate() {
 	d.t.Helper()
 	asked := time.Now()
-	must(d.t, d.process.Signal(unix.SIGTERM))
+	labtest.Must(d.t, d.process.Signal(unix.SIGTERM))
 	select {
 	case <-d.done:
 	case <-time.After(5 * time.Second):
@@ -304,7 +305,7 @@ func (d *daemon) terminate() {
 }
 
 // healthy checks that it runs, and has not panicked or flooded its log.
-func (d *daemon) healthy(maxLoud int) {
+func (d *running) healthy(maxLoud int) {
 	d.t.Helper()
 	select {
 	case <-d.done:

@@ -16,6 +16,7 @@ import (
 	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/lab/labtest"
 	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/verdict"
 )
@@ -23,7 +24,7 @@ import (
 // connections lists what is connected from h to the watched port.
 func (w *world) connections(h *lab.Host) (list []tcpstate.Connection) {
 	w.t.Helper()
-	must(w.t, h.Do(func() error {
+	labtest.Must(w.t, h.Do(func() error {
 		var s tcpstate.Socket
 		if err := s.Open(); err != nil {
 			return err
@@ -62,13 +63,13 @@ func locals(c *lab.Client, conns int) (list []netip.AddrPort) {
 func copyFile(t *testing.T, from, to string) {
 	t.Helper()
 	in, err := os.Open(from)
-	must(t, err)
+	labtest.Must(t, err)
 	defer in.Close()
 	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o755)
-	must(t, err)
+	labtest.Must(t, err)
 	_, err = io.Copy(out, in)
-	must(t, err)
-	must(t, out.Close())
+	labtest.Must(t, err)
+	labtest.Must(t, out.Close())
 }
 
 func TestRedisItselfIsOnlyObserved(t *testing.T) {
@@ -79,21 +80,21 @@ func TestRedisItselfIsOnlyObserved(t *testing.T) {
 
 	// By its name and since it listens, on a port that nobody watches.
 	_, err := w.client.Redis(w.ctx, lab.RedisConfig{Port: 17000, Args: follow})
-	must(t, err)
+	labtest.Must(t, err)
 	// By what it listens on, under another name.
 	path, err := exec.LookPath("redis-server")
-	must(t, err)
+	labtest.Must(t, err)
 	path, err = filepath.EvalSymlinks(path) // Debian's is a link to redis-check-rdb
-	must(t, err)
+	labtest.Must(t, err)
 	renamed := filepath.Join(t.TempDir(), "my-store")
 	copyFile(t, path, renamed)
 	_, err = w.client.Redis(w.ctx, lab.RedisConfig{Port: port, Args: follow, Path: renamed})
-	must(t, err)
+	labtest.Must(t, err)
 	// By Sentinel's port and name. It would drop its own connections sooner
 	// than the test ends if it called the primary down.
 	_, err = w.client.Sentinel(w.ctx, lab.SentinelConfig{Primary: primary, DownAfter: time.Minute})
-	must(t, err)
-	eventually(t, 15*time.Second, "two links of replicas and two of the sentinel", func() bool { return len(w.connections(w.client)) >= 4 })
+	labtest.Must(t, err)
+	labtest.Within(t, 15*time.Second, "two links of replicas and two of the sentinel", func() bool { return len(w.connections(w.client)) >= 4 })
 
 	busy := w.run(w.client, lab.Writer, primary, 2)
 	mine := locals(busy, 2)
@@ -104,7 +105,7 @@ func TestRedisItselfIsOnlyObserved(t *testing.T) {
 		}
 	}
 	g.ready(2 + len(theirs))
-	must(t, w.server.Vanish())
+	labtest.Must(t, w.server.Vanish())
 	lost := time.Now()
 	if e := w.failure(busy, lost); e.Errno != "ECONNABORTED" || e.Time().Sub(lost) > 3*time.Second {
 		t.Errorf("the client beside them got %s after %v", e.Errno, e.Time().Sub(lost))
@@ -141,12 +142,12 @@ func inUnit(t *testing.T, pid int, unit string) {
 			continue
 		}
 		dir := filepath.Join(root, unit)
-		must(t, os.Mkdir(dir, 0o755))
+		labtest.Must(t, os.Mkdir(dir, 0o755))
 		t.Cleanup(func() { // before the lab ends the process
 			_ = os.WriteFile(filepath.Join(root, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
-			eventually(t, 5*time.Second, "the cgroup is removed", func() bool { return os.Remove(dir) == nil })
+			labtest.Within(t, 5*time.Second, "the cgroup is removed", func() bool { return os.Remove(dir) == nil })
 		})
-		must(t, os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0))
+		labtest.Must(t, os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0))
 		return
 	}
 	t.Fatal("no cgroup hierarchy to make a unit in")
@@ -158,14 +159,14 @@ func TestWhatIsExcludedIsOnlyObserved(t *testing.T) {
 	c.Exclude.Commands = []string{"keep-*"}
 	c.Exclude.Units = []string{"rgsv-*.service"}
 	byCommand, err := w.client.Client(w.ctx, lab.ClientConfig{Addr: w.redis.Addr(), Conns: 2, Interval: 20 * time.Millisecond, Comm: "keep-me"})
-	must(t, err)
-	must(t, byCommand.Ready(w.ctx))
+	labtest.Must(t, err)
+	labtest.Must(t, byCommand.Ready(w.ctx))
 	byUnit := w.run(w.client, lab.Writer, w.redis.Addr(), 2)
 	inUnit(t, byUnit.Pid(), fmt.Sprintf("rgsv-%d.service", os.Getpid()))
 	other := w.run(w.client, lab.Writer, w.redis.Addr(), 2)
 	g := startGuard(t, c, false)
 	g.ready(6)
-	must(t, w.server.Vanish())
+	labtest.Must(t, w.server.Vanish())
 	lost := time.Now()
 	if e := w.failure(other, lost); e.Errno != "ECONNABORTED" || e.Time().Sub(lost) > 3*time.Second {
 		t.Errorf("the other client got %s after %v", e.Errno, e.Time().Sub(lost))
@@ -206,16 +207,16 @@ func TestNothingIsReapedThatMayNotBe(t *testing.T) {
 			if test.why != "" {
 				g.ready(3)
 			}
-			must(t, w.server.Vanish())
+			labtest.Must(t, w.server.Vanish())
 			if test.why == "" {
 				pass(1500 * time.Millisecond) // in which a guard that is on reaps
-				if s := g.Stats(); s.Tracked != 0 || s.Probes != 0 || s.Dumps != 0 {
+				if s := g.Figures(); s.Tracked != 0 || s.ProbesMade != 0 || s.Dumps != 0 {
 					t.Errorf("it is off and busy: %+v", s)
 				}
 			} else {
 				g.judged(test.why, locals(busy, 3)...)
 			}
-			must(t, w.server.Return())
+			labtest.Must(t, w.server.Return())
 			w.allAnswered(busy, 3, time.Now())
 			if r := g.all(ofType(verdict.ConnectionReaped)); len(r) > 0 {
 				t.Errorf("reaped: %s", r[0].Text)
@@ -234,7 +235,7 @@ func TestTheConfigChangesInAnOutage(t *testing.T) {
 	g := startGuard(t, c, false)
 	busy := w.run(w.client, lab.Writer, w.redis.Addr(), 3)
 	g.ready(3)
-	must(t, w.server.Vanish())
+	labtest.Must(t, w.server.Vanish())
 	lost := time.Now()
 	g.wait(3*time.Second, "connection.stalled", ofType(verdict.ConnectionStalled))
 	observe := c
@@ -258,26 +259,26 @@ func TestTheOffSwitch(t *testing.T) {
 	g := startGuard(t, c, false)
 	busy := w.run(w.client, lab.Writer, w.redis.Addr(), 3)
 	g.ready(3)
-	must(t, w.server.Vanish())
+	labtest.Must(t, w.server.Vanish())
 	g.wait(3*time.Second, "connection.stalled", ofType(verdict.ConnectionStalled))
-	must(t, os.WriteFile(g.disable, nil, 0o600))
+	labtest.Must(t, os.WriteFile(g.disable, nil, 0o600))
 	g.wait(2*time.Second, "mode.changed", func(e event.Event) bool {
 		return e.Type == event.ModeChanged && strings.Contains(e.Text, "is off")
 	})
 	pass(3 * time.Second) // in which it would have reaped
-	if n := busy.Totals().Errors; len(n) > 0 || g.Stats().Tracked != 0 {
-		t.Errorf("it is off: errors %v, %d connections tracked", n, g.Stats().Tracked)
+	if n := busy.Totals().Errors; len(n) > 0 || g.Figures().Tracked != 0 {
+		t.Errorf("it is off: errors %v, %d connections tracked", n, g.Figures().Tracked)
 	}
-	must(t, w.server.Return())
+	labtest.Must(t, w.server.Return())
 	w.allAnswered(busy, 3, time.Now())
-	attributed := g.Stats().Attributions
-	must(t, os.Remove(g.disable))
+	attributed := g.Figures().Attributions
+	labtest.Must(t, os.Remove(g.disable))
 	g.wait(3*time.Second, "mode.changed", func(e event.Event) bool {
 		return e.Type == event.ModeChanged && strings.Contains(e.Text, "is on")
 	})
 	// That its probes have worked there before, it remembers.
-	eventually(t, 10*time.Second, "it watches again", func() bool { return g.Stats().Tracked >= 3 && g.Stats().Attributions >= attributed+3 })
-	must(t, w.server.Vanish())
+	labtest.Within(t, 10*time.Second, "it watches again", func() bool { return g.Figures().Tracked >= 3 && g.Figures().Attributions >= attributed+3 })
+	labtest.Must(t, w.server.Vanish())
 	lost := time.Now()
 	if e := w.failure(busy, lost); e.Errno != "ECONNABORTED" || e.Time().Sub(lost) > 5*time.Second {
 		t.Errorf("on again: %s after %v", e.Errno, e.Time().Sub(lost))
@@ -291,22 +292,22 @@ func TestLoopbackIsWatchedOnlyIfAsked(t *testing.T) {
 	w.run(w.server, lab.Writer, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port), 2)
 	w.run(w.server, lab.Writer, w.redis.Addr(), 2) // its own address: loopback in all but name
 	w.run(w.client, lab.Writer, w.redis.Addr(), 1)
-	for _, births := range []config.Births{config.BirthsAuto, config.BirthsOff} {
-		t.Run("births "+births.String(), func(t *testing.T) {
+	for _, tracepoints := range []config.Tracepoints{config.TracepointsAuto, config.TracepointsOff} {
+		t.Run("tracepoints "+tracepoints.String(), func(t *testing.T) {
 			c := base()
-			c.Watch.Births = births
+			c.Watch.Tracepoints = tracepoints
 			g := startGuard(t, c, false)
 			g.ready(1)
 			for range 10 {
 				pass(200 * time.Millisecond) // two looks for connections
-				if n := g.Stats().Tracked; n != 1 {
+				if n := g.Figures().Tracked; n != 1 {
 					t.Fatalf("%d connections tracked, want the one that is not local", n)
 				}
 			}
 			tracked := func(n int64) {
 				t.Helper()
 				g.Reconfigure(c)
-				eventually(t, 3*time.Second, fmt.Sprintf("%d connections tracked", n), func() bool { return g.Stats().Tracked == n })
+				labtest.Within(t, 3*time.Second, fmt.Sprintf("%d connections tracked", n), func() bool { return g.Figures().Tracked == n })
 			}
 			c.Watch.Loopback = true
 			tracked(5)
@@ -315,6 +316,13 @@ func TestLoopbackIsWatchedOnlyIfAsked(t *testing.T) {
 			c.Watch.Ports = []uint16{port + 1}
 			tracked(0)
 			c.Watch.Ports = []uint16{port + 1, port}
+			tracked(1)
+			// None, and more than the kernel filters by.
+			c.Watch.Ports = []uint16{}
+			tracked(0)
+			for p := range uint16(200) {
+				c.Watch.Ports = append(c.Watch.Ports, port+100-p)
+			}
 			tracked(1)
 		})
 	}

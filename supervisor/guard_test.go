@@ -15,6 +15,8 @@ import (
 	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/lab/labtest"
+	"github.com/redisguard/redisguard/policy"
 	"github.com/redisguard/redisguard/supervisor"
 	"github.com/redisguard/redisguard/verdict"
 )
@@ -65,7 +67,7 @@ func start(t *testing.T, opt supervisor.Options) *guard {
 	hub := event.NewHub(100_000)
 	sub := hub.Subscribe()
 	g := &guard{t: t, disable: filepath.Join(t.TempDir(), "disable"), log: keepLog(t), news: make(chan struct{})}
-	opt.Log, opt.Hub, opt.DisablePath = slog.New(slog.NewTextHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug})), hub, g.disable
+	opt.Log, opt.Hub, opt.OffSwitch = slog.New(slog.NewTextHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug})), hub, g.disable
 	s, err := supervisor.New(opt)
 	if err != nil {
 		t.Fatal(err)
@@ -197,20 +199,10 @@ func (g *guard) reaped() []event.Event {
 // probe has shown that the endpoint can be probed.
 func (g *guard) ready(n int) {
 	g.t.Helper()
-	eventually(g.t, 15*time.Second, fmt.Sprintf("%d connections tracked and a probe made", n), func() bool {
-		s := g.Stats()
+	labtest.Within(g.t, 15*time.Second, fmt.Sprintf("%d connections tracked and a probe made", n), func() bool {
+		s := g.Figures()
 		return s.Tracked >= int64(n) && s.Attributions >= int64(n) && g.Figures().Probes[verdict.Alive] >= 1
 	})
-}
-
-// eventually polls a condition that nothing can be subscribed to for.
-func eventually(t *testing.T, within time.Duration, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(within); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", within, what)
-		}
-	}
 }
 
 // pass lets time pass in which nothing may happen; what must happen is waited
@@ -230,7 +222,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	l, err := lab.New(lab.Config{Prefix: "rgsv"})
-	must(t, err)
+	labtest.Must(t, err)
 	t.Cleanup(func() {
 		if err := l.Close(); err != nil {
 			t.Errorf("cannot close the lab: %v", err)
@@ -240,27 +232,20 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(cancel)
 	w := &world{Lab: l, t: t, ctx: ctx}
 	w.server, err = l.Server("a")
-	must(t, err)
+	labtest.Must(t, err)
 	w.client, err = l.Client("c")
-	must(t, err)
+	labtest.Must(t, err)
 	w.redis, err = w.server.Redis(ctx, lab.RedisConfig{Port: port})
-	must(t, err)
+	labtest.Must(t, err)
 	return w
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // run starts a client and waits until all its connections have been answered.
 func (w *world) run(h *lab.Host, kind lab.ClientKind, addr netip.AddrPort, conns int) *lab.Client {
 	w.t.Helper()
 	c, err := h.Client(w.ctx, lab.ClientConfig{Kind: kind, Addr: addr, Conns: conns, Interval: 20 * time.Millisecond})
-	must(w.t, err)
-	must(w.t, c.Ready(w.ctx))
+	labtest.Must(w.t, err)
+	labtest.Must(w.t, c.Ready(w.ctx))
 	return c
 }
 
@@ -268,7 +253,7 @@ func (w *world) run(h *lab.Host, kind lab.ClientKind, addr netip.AddrPort, conns
 func (w *world) failure(c *lab.Client, since time.Time) lab.Event {
 	w.t.Helper()
 	e, err := c.WaitEvent(w.ctx, func(e lab.Event) bool { return e.Kind == lab.Error && e.T >= since.UnixNano() })
-	must(w.t, err)
+	labtest.Must(w.t, err)
 	return e
 }
 
@@ -278,7 +263,7 @@ func (w *world) back(c *lab.Client, after lab.Event) lab.Event {
 	e, err := c.WaitEvent(w.ctx, func(e lab.Event) bool {
 		return e.Kind == lab.OK && e.First && e.Conn == after.Conn && e.T > after.T
 	})
-	must(w.t, err)
+	labtest.Must(w.t, err)
 	return e
 }
 
@@ -286,6 +271,12 @@ func (w *world) back(c *lab.Client, after lab.Event) lab.Event {
 func (w *world) answered(c *lab.Client, since time.Time) lab.Event {
 	w.t.Helper()
 	e, err := c.WaitEvent(w.ctx, func(e lab.Event) bool { return e.Kind == lab.OK && e.T > since.UnixNano() })
-	must(w.t, err)
+	labtest.Must(w.t, err)
 	return e
+}
+
+// mode is how far a job goes now.
+func (g *guard) mode(job policy.Job) config.Mode {
+	m, _ := g.Policy().Mode(job)
+	return m
 }

@@ -2,22 +2,14 @@
 // looks at them at their pace, hands what it sees to the verdict core, and does
 // what follows, within its budgets and never without a last look.
 //
-// Its goroutines, each the only owner of what it works on:
+// Each loop is a package of its own below this one (discovery, attribution, tuner,
+// armer, and the outlets reaper and journal), and none knows another: what one has to
+// tell another goes through the watcher, which is here. The watcher is one goroutine. It
+// owns the table of connections and the verdict core, and takes everything that it is
+// told from one bounded inbox, in order. So what it knows needs no locks, and what it
+// tells the core can be recorded and judged again.
 //
-//   - the watcher owns the table of connections and the core. It looks, steps the
-//     core, and acts, on one OS thread that visits the namespaces.
-//   - the discoverer owns the list of namespaces. It finds new connections by
-//     dumps, on a thread of its own, since a dump may take 100 ms on a busy node
-//     and watching must not wait for it.
-//   - the attributor finds out whose a connection is, and so what may be done
-//     about it. Until it has, the connection is only observed.
-//   - the tuner keeps the TCP limits of the namespaces in which the watcher has
-//     connections.
-//   - errands, bounded in number: a probe, a look at the next hop or at other
-//     connections; and the writer of the audit file.
-//
-// They talk through channels; nothing is shared but the configuration, which is
-// replaced as a whole.
+// What may be done is one immutable value, a policy.Policy, which is replaced as a whole.
 package supervisor
 
 import (
@@ -31,20 +23,25 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/event"
-	"github.com/redisguard/redisguard/internal/sys"
+	"github.com/redisguard/redisguard/internal/figures"
+	"github.com/redisguard/redisguard/internal/paths"
+	"github.com/redisguard/redisguard/internal/tasks"
 	"github.com/redisguard/redisguard/netns"
+	"github.com/redisguard/redisguard/policy"
 	"github.com/redisguard/redisguard/proc"
+	"github.com/redisguard/redisguard/supervisor/armer"
+	"github.com/redisguard/redisguard/supervisor/attribution"
+	"github.com/redisguard/redisguard/supervisor/discovery"
+	"github.com/redisguard/redisguard/supervisor/journal"
+	"github.com/redisguard/redisguard/supervisor/survey"
+	"github.com/redisguard/redisguard/supervisor/targets"
+	"github.com/redisguard/redisguard/supervisor/tuner"
 	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/verdict"
 	"github.com/redisguard/redisguard/view"
 )
-
-// DisablePath is the off switch: while a file is there, every job is off.
-const DisablePath = "/run/redisguard-admin/disable"
 
 // Options of a supervisor. Config, Log and Hub must be set.
 type Options struct {
@@ -53,9 +50,9 @@ type Options struct {
 	Hub    *event.Hub
 	// DryRun caps every mode at observe, whatever the config says.
 	DryRun bool
-	// DisablePath replaces DisablePath if it is not empty.
-	DisablePath string
-	// StateDir replaces StateDir if it is not empty.
+	// OffSwitch replaces paths.OffSwitch if it is not empty.
+	OffSwitch string
+	// StateDir replaces paths.State if it is not empty.
 	StateDir string
 	// MountDirs replaces the directories with mounted namespaces, see
 	// netns.Finder.
@@ -64,153 +61,66 @@ type Options struct {
 	Sysctls string
 	// Proc is where process information is read.
 	Proc proc.FS
-	// Alive is called about every second while the watcher makes its rounds: the
-	// place to feed a service manager's watchdog.
+	// Alive is called about every second as long as the watcher completes its rounds: the
+	// place to feed a service manager's watchdog. It may be nil.
 	Alive func()
+	// Ready is called once, after the first round in which everything was watched that
+	// the first look at the whole node has found. It may be nil.
+	Ready func()
 }
 
 // Supervisor is the running guard. Make one with New.
 type Supervisor struct {
-	opt   Options
-	log   *slog.Logger
-	conf  atomic.Pointer[config.Config]
-	caps  tcpstate.Capabilities
-	audit *audit
-	// powerless says that every reap would fail for want of a privilege.
-	powerless bool
+	opt     Options
+	log     *slog.Logger
+	caps    tcpstate.Capabilities
+	figures *figures.Set
+	journal *journal.Journal
 
-	found    chan found      // discoverer to watcher
-	spaces   chan spaceList  // discoverer to watcher
-	changed  chan struct{}   // configuration, to the watcher; room for one
-	ask      chan []*subject // watcher to attributor
-	answered chan []answer   // attributor to watcher
-	results  chan result     // errands to watcher
-	hot      chan netns.ID   // watcher to discoverer: look here soon
-	refresh  chan struct{}   // watcher to discoverer: a way in is broken; room for one
-	restart  chan struct{}   // watcher to discoverer: forget what was seen; room for one
+	inbox  chan message
+	policy atomic.Pointer[policy.Policy]
+	change sync.Mutex // held while another policy is made
 
-	tenants    chan []tenants   // watcher to tuner; room for one
-	setting    sync.Mutex       // held by SetMode
-	arms       chan []*armJob   // watcher to armer
-	armResults chan []armResult // armer to watcher
-	tuning     atomic.Pointer[map[netns.ID]*view.Tune]
-	cannotTune atomic.Bool // for want of a right
+	discovery   *discovery.Loop
+	attribution *attribution.Loop
+	tuner       *tuner.Loop
+	armer       *armer.Loop
+	asker       *armer.Loop
+	targets     *targets.Loop
 
-	asks     chan func(*watcher) error // others to watcher: to be done on its goroutine
-	view     atomic.Pointer[view.Node] // the last one made
-	viewing  chan struct{}             // held by who has another one made
-	override atomic.Int32              // config.Mode, see SetMode
-	errands  errands                   // probes
-	looks    errands                   // at next hops and other connections
-
-	stats   stats
-	figures *figures
+	setting sync.Mutex                // held by SetMode
+	view    atomic.Pointer[view.Node] // the last one made
+	viewing chan struct{}             // held while another one is made
+	probes  *tasks.Group
+	looks   *tasks.Group // at next hops and unrelated connections
 }
 
-// stats are counters that anybody may read.
-type stats struct {
-	tracked, namespaces       atomic.Int64
-	dumps, dumpErrors         atomic.Int64
-	gets, steps, late         atomic.Int64
-	probes, skippedErrands    atomic.Int64
-	reaped, spared, failed    atomic.Int64
-	oldestDump                atomic.Int64 // age of the oldest view of a namespace, ns
-	attributions, unexplained atomic.Int64
-	auditDropped              atomic.Int64
-	births, birthsLost        atomic.Int64
-}
-
-// count counts a reap.
-func (s *stats) count(outcome verdict.ReapOutcome) {
-	switch outcome {
-	case verdict.ReapDone:
-		s.reaped.Add(1)
-	case verdict.ReapSpared:
-		s.spared.Add(1)
-	case verdict.ReapFailed:
-		s.failed.Add(1)
-	}
-}
-
-// Stats is a reading of the counters, each since the start unless it says
-// otherwise.
-type Stats struct {
-	// Tracked and Namespaces are how many there are now.
-	Tracked, Namespaces int64
-	Dumps, DumpErrors   int64
-	// Gets counts exact looks at connections, Steps verdict steps, Late those
-	// that came later than they were due by more than a tick.
-	Gets, Steps, Late int64
-	// Probes counts those made, SkippedErrands those not made because too many
-	// were under way.
-	Probes, SkippedErrands int64
-	// Reaped, Spared and Failed are the outcomes of reaps.
-	Reaped, Spared, Failed int64
-	// Discovery is the age of the oldest view of any namespace that is known to
-	// have something new: how late discovery is.
-	Discovery time.Duration
-	// Attributions counts connections whose owner was looked for, Unexplained
-	// those for whom none was found.
-	Attributions, Unexplained int64
-	// AuditDropped counts audit records that could not be written.
-	AuditDropped int64
-	// Births counts new connections that the kernel's tracepoint told of,
-	// BirthsLost those it could not tell for want of room.
-	Births, BirthsLost int64
-}
+// inboxRoom is how many messages may wait for the watcher. A sender that finds it full waits.
+const inboxRoom = 256
 
 // New checks what this kernel and these privileges allow and returns a
 // supervisor that has not started. What is missing is logged, with its remedy,
 // and is an error only if nothing can be observed at all.
 func New(opt Options) (*Supervisor, error) {
+	if opt.OffSwitch == "" {
+		opt.OffSwitch = paths.OffSwitch
+	}
+	if opt.StateDir == "" {
+		opt.StateDir = paths.State
+	}
+	if opt.Proc.Stuck == nil {
+		opt.Proc.Stuck = &proc.Stuck{}
+	}
 	s := &Supervisor{
-		opt:        opt,
-		log:        opt.Log,
-		found:      make(chan found, 16),
-		spaces:     make(chan spaceList, 1),
-		changed:    make(chan struct{}, 1),
-		ask:        make(chan []*subject, 64),
-		answered:   make(chan []answer, 64),
-		results:    make(chan result, 64),
-		hot:        make(chan netns.ID, 256),
-		refresh:    make(chan struct{}, 1),
-		restart:    make(chan struct{}, 1),
-		tenants:    make(chan []tenants, 1),
-		arms:       make(chan []*armJob, 1),
-		armResults: make(chan []armResult, 1),
-		asks:       make(chan func(*watcher) error),
-		viewing:    make(chan struct{}, 1),
-		figures:    newFigures(),
+		opt: opt, log: opt.Log, figures: figures.New(), inbox: make(chan message, inboxRoom), viewing: make(chan struct{}, 1),
+		probes: tasks.New(maxProbes), looks: tasks.New(maxLooks),
 	}
-	if s.opt.Proc.Held == nil {
-		s.opt.Proc.Held = &proc.Held{}
-	}
-	s.errands.init(maxProbes)
-	s.looks.init(maxLooks)
-	s.conf.Store(&opt.Config)
-	s.recallMode()
 	s.caps = tcpstate.ProbeCapabilities()
 	if s.caps.Dump.Support == tcpstate.NotSupported {
 		return nil, fmt.Errorf("cannot observe anything: %w (is CONFIG_INET_DIAG in this kernel?)", s.caps.Dump.Err)
 	}
-	for _, c := range []struct {
-		number     int
-		name, lack string
-	}{
-		{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "connections are only observed, none can be ended"},
-		{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "no network namespace but our own can be entered"},
-		{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "namespaces and sockets of other users' processes cannot be told; connections without a known process are mostly only observed"},
-	} {
-		if has, err := sys.HasCapability(c.number); err != nil {
-			s.log.Warn("could not tell what is permitted", "error", err)
-		} else if !has {
-			s.log.Warn("a privilege is missing: "+c.lack, "missing", c.name, "remedy", "give redisguard "+c.name)
-			// Where the kernel cannot destroy, shutting down takes another one.
-			if c.number == unix.CAP_NET_ADMIN && s.caps.Destroy.Support != tcpstate.NotSupported {
-				s.powerless = true
-			}
-		}
-	}
+	in := policy.Inputs{Config: &opt.Config, Override: journal.RecallMode(s.opt.StateDir, s.log), DryRun: opt.DryRun, Missing: survey.Missing(s.log, s.caps), Switch: s.switched(), Self: os.Getpid()}
+	s.policy.Store(policy.New(in, nil))
 	switch s.caps.Destroy.Support {
 	case tcpstate.NotSupported:
 		s.log.Warn("connections cannot be destroyed here; those whose process is known are shut down instead, where CAP_SYS_PTRACE allows",
@@ -218,20 +128,57 @@ func New(opt Options) (*Supervisor, error) {
 	case tcpstate.CouldNotTell:
 		s.log.Warn("could not tell whether connections can be destroyed here", "error", s.caps.Destroy.Err)
 	}
+	s.build()
 	return s, nil
 }
 
-// Stats reads the counters.
-func (s *Supervisor) Stats() Stats {
-	c := &s.stats
-	return Stats{
-		Tracked: c.tracked.Load(), Namespaces: c.namespaces.Load(), Dumps: c.dumps.Load(), DumpErrors: c.dumpErrors.Load(),
-		Gets: c.gets.Load(), Steps: c.steps.Load(), Late: c.late.Load(), Probes: c.probes.Load(), SkippedErrands: c.skippedErrands.Load(),
-		Reaped: c.reaped.Load(), Spared: c.spared.Load(), Failed: c.failed.Load(), Discovery: time.Duration(c.oldestDump.Load()),
-		Attributions: c.attributions.Load(), Unexplained: c.unexplained.Load(), AuditDropped: c.auditDropped.Load(),
-		Births: c.births.Load(), BirthsLost: c.birthsLost.Load(),
-	}
+// build makes the loops, and says what each is told and tells.
+func (s *Supervisor) build() {
+	s.discovery = discovery.New(discovery.Config{
+		Policy: s.Policy, Log: s.log, Figures: s.figures, Finder: s.finder(), ProcRoot: s.opt.Proc.Proc,
+		Namespaces: func(ctx context.Context, list []netns.Namespace) {
+			s.post(ctx, func(w *watcher) error { w.updateSpaces(list); return nil })
+		},
+		Connections: func(ctx context.Context, f discovery.Found) {
+			s.post(ctx, func(w *watcher) error { w.add(&f); return nil })
+		},
+		Polled: func(ctx context.Context) { s.post(ctx, func(w *watcher) error { w.looked = true; return nil }) },
+	})
+	s.attribution = attribution.New(attribution.Config{
+		Policy: s.Policy, Proc: s.opt.Proc, Log: s.log, Figures: s.figures,
+		Deliver: func(ctx context.Context, a attribution.Answers) {
+			s.post(ctx, func(w *watcher) error { w.attributed(&a); return nil })
+		},
+	})
+	s.tuner = tuner.New(tuner.Config{
+		Policy: s.Policy, Log: s.log, Figures: s.figures, State: s.opt.StateDir, Sysctls: s.opt.Sysctls, Finder: s.finder(),
+		Survey: s.attribution.Survey, Publish: s.publish, Missing: func(what string) { s.lacks(policy.Tune, what) },
+	})
+	s.armer = armer.New(armer.Config{
+		Policy: s.Policy, Log: s.log,
+		Deliver: func(ctx context.Context, list []armer.Result) {
+			s.post(ctx, func(w *watcher) error { w.planner.Apply(monotonic(), list); return nil })
+		},
+	})
+	s.asker = armer.NewAsker(armer.Config{
+		Policy: s.Policy, Log: s.log,
+		Deliver: func(ctx context.Context, list []armer.Result) {
+			s.post(ctx, func(w *watcher) error { w.askedFor(list); return nil })
+		},
+	})
+	s.targets = targets.New(targets.Config{
+		Policy: s.Policy, Log: s.log, Dialer: targets.NewDialer(s.Policy), Publish: s.publish,
+		Members: func(list []policy.Members) {
+			s.update(func(in *policy.Inputs) bool { in.Members = list; return true })
+		},
+		Facts: func(ctx context.Context, list []verdict.EndpointFact) {
+			s.post(ctx, func(w *watcher) error { w.in.Endpoints = append(w.in.Endpoints, list...); return nil })
+		},
+	})
 }
+
+// Wake has a target asked about, since somebody wants to know.
+func (s *Supervisor) Wake(target string) { s.targets.Wake(target) }
 
 // endPatience is how long the end waits for what is under way.
 const endPatience = time.Second
@@ -239,13 +186,12 @@ const endPatience = time.Second
 // Run guards until ctx ends, and then returns within a second or so; or it
 // returns an error that makes guarding impossible.
 func (s *Supervisor) Run(ctx context.Context) error {
-	conf := s.config()
-	s.audit = openAudit(conf.Audit, s.log, &s.stats.auditDropped, func() { s.figures.succeeded(AuditFile) })
-	defer s.audit.close()
+	s.journal = journal.Open(journal.Config{Hub: s.opt.Hub, Log: s.log, Figures: s.figures, Audit: s.Policy().Config.Audit})
+	defer s.journal.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	for _, loop := range []func(context.Context) error{s.watch, s.discover, s.attribute, s.tune, s.armer} {
+	for _, loop := range []func(context.Context) error{s.watch, s.watchSwitch, s.discovery.Run, s.attribution.Run, s.tuner.Run, s.armer.Run, s.asker.Run, s.targets.Run} {
 		wg.Go(func() {
 			// A loop that fails takes the daemon with it: half a guard would
 			// look like a whole one. The service manager starts it anew.
@@ -258,8 +204,8 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	ended := make(chan struct{})
 	go func() {
 		wg.Wait()
-		s.errands.wait()
-		s.looks.wait()
+		s.probes.Wait()
+		s.looks.Wait()
 		close(ended)
 	}()
 	select {
@@ -273,38 +219,99 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	return nil
 }
 
-// Reconfigure replaces the configuration. It takes effect within a tick.
+// Policy is what may be done now. It is immutable.
+func (s *Supervisor) Policy() *policy.Policy { return s.policy.Load() }
+
+// update makes another policy, and wakes the watcher, which obeys within a round; the
+// other loops ask for the policy of now at each of their turns, and before they act. It
+// returns false if nothing has changed.
+func (s *Supervisor) update(change func(*policy.Inputs) bool) bool {
+	s.change.Lock()
+	defer s.change.Unlock()
+	before := s.policy.Load()
+	in := before.Inputs
+	if !change(&in) {
+		return false
+	}
+	s.policy.Store(policy.New(in, before))
+	select {
+	case s.inbox <- func(*watcher) error { return nil }:
+	default: // it is awake
+	}
+	return true
+}
+
+// lacks notes what a job lacks for acting, "" for nothing.
+func (s *Supervisor) lacks(job policy.Job, what string) {
+	s.update(func(in *policy.Inputs) bool {
+		if in.Missing[job] == what {
+			return false
+		}
+		missing := map[policy.Job]string{job: what}
+		for j, w := range in.Missing {
+			if j != job {
+				missing[j] = w
+			}
+		}
+		in.Missing = missing
+		return true
+	})
+}
+
+// Reconfigure replaces the configuration. It takes effect within a tick. The off switch
+// is looked at with it: whoever switches redisguard off and then raises a mode must not
+// see the mode act first.
 func (s *Supervisor) Reconfigure(c config.Config) {
-	old := s.conf.Swap(&c)
-	for _, line := range config.Diff(*old, c) {
+	old := *s.Policy().Config
+	for _, line := range config.Diff(old, c) {
 		s.log.Info("config changed", "key", line)
 	}
 	if old.Audit != c.Audit || old.Record != c.Record || old.API != c.API || old.Metrics != c.Metrics {
 		s.log.Warn("what [audit], [record], [api] and [metrics] name is opened at the start only", "remedy", "restart redisguard")
 	}
-	select {
-	case s.changed <- struct{}{}:
-	default:
+	s.update(func(in *policy.Inputs) bool { in.Config, in.Switch = &c, s.switched(); return true })
+}
+
+// switchEvery is how often the off switch is looked at: every job is to stop within 2 s
+// of it. A look is some 2 us.
+const switchEvery = 500 * time.Millisecond
+
+// watchSwitch publishes the off switch until ctx ends. It is the only place that looks
+// at it.
+func (s *Supervisor) watchSwitch(ctx context.Context) error {
+	tick := time.NewTicker(switchEvery)
+	defer tick.Stop()
+	for {
+		s.readSwitch()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
 	}
 }
 
-func (s *Supervisor) config() *config.Config { return s.conf.Load() }
+func (s *Supervisor) readSwitch() {
+	on := s.switched()
+	s.update(func(in *policy.Inputs) bool {
+		changed := in.Switch != on
+		in.Switch = on
+		return changed
+	})
+}
 
-// disabled looks at the off switch.
-func (s *Supervisor) disabled() bool {
-	path := s.opt.DisablePath
-	if path == "" {
-		path = DisablePath
-	}
-	// When we cannot tell, somebody may have switched us off.
-	_, err := os.Lstat(path)
+// switched looks at the off switch.
+func (s *Supervisor) switched() bool {
+	// If this cannot be told, an operator may have switched it off.
+	_, err := os.Lstat(s.opt.OffSwitch)
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// watchMode is how far watching and everything that builds on it may go.
-func (s *Supervisor) watchMode(c *config.Config) config.Mode {
-	return config.Ceiling(s.ceiling(c), c.Watch.Mode)
-}
+// finder looks for namespaces by processes and mounts.
+func (s *Supervisor) finder() netns.Finder { return s.opt.Proc.Finder(s.opt.MountDirs) }
 
-// monotonic is the clock of all observations.
-func monotonic() time.Duration { return sys.Monotonic() }
+// Figures reads what was counted.
+func (s *Supervisor) Figures() figures.Figures { return s.figures.Read() }
+
+// Capabilities is what this kernel allows.
+func (s *Supervisor) Capabilities() tcpstate.Capabilities { return s.caps }

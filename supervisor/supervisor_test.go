@@ -11,24 +11,25 @@ import (
 
 	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/lab/labtest"
 	"github.com/redisguard/redisguard/verdict"
 )
 
 func TestMain(m *testing.M) {
 	lab.MaybeChild()
 	maybeDrop()
-	code := m.Run()
+	code := labtest.Run(m)
 	os.RemoveAll(program.dir)
 	os.Exit(code)
 }
 
 func TestSilentLossOfTheServer(t *testing.T) {
 	w := newWorld(t)
-	g := startGuard(t, base(), false)
+	g := startGuard(t, arming(), false)
 	busy := w.run(w.client, lab.Writer, w.redis.Addr(), 3)
 	idle := w.run(w.client, lab.Subscriber, w.redis.Addr(), 2)
 	g.ready(5)
-	must(t, w.server.Vanish())
+	labtest.Must(t, w.server.Vanish())
 	lost := time.Now()
 	for _, c := range []*lab.Client{busy, idle} {
 		e := w.failure(c, lost)
@@ -49,7 +50,7 @@ func TestSilentLossOfTheServer(t *testing.T) {
 	if r.Connection == nil || r.Connection.PID == 0 || !strings.HasPrefix(r.Connection.Comm, "lab-") || !strings.Contains(r.Text, "nothing heard") || r.Namespace != "rgsv-c" {
 		t.Errorf("the audit record says %+v, connection %+v", r, r.Connection)
 	}
-	must(t, w.server.Return())
+	labtest.Must(t, w.server.Return())
 	g.wait(10*time.Second, "endpoint.up", ofType(verdict.EndpointUp))
 	for _, c := range []*lab.Client{busy, idle} {
 		w.back(c, w.failure(c, lost))
@@ -66,7 +67,7 @@ func TestOnlyOneFlowIsBroken(t *testing.T) {
 	g.ready(3)
 	pass(time.Second) // some clean traffic, as there always is
 	_, err := w.DropFlow(busy.Local(1), w.redis.Addr())
-	must(t, err)
+	labtest.Must(t, err)
 	cut := time.Now()
 	e := w.failure(busy, cut)
 	t.Logf("%s on connection %d after %v", e.Errno, e.Conn, e.Time().Sub(cut))
@@ -83,20 +84,20 @@ func TestOnlyOneFlowIsBroken(t *testing.T) {
 
 // With so many connections most are looked at rarely: the one whose flow breaks is
 // found because the kernel tells that it retransmits, or, where it does not tell, at
-// the next look that everyone gets.
+// the next look that allWithin gets.
 func TestOneFlowOfManyIsBroken(t *testing.T) {
-	for _, births := range []config.Births{config.BirthsAuto, config.BirthsOff} {
-		t.Run(births.String(), func(t *testing.T) {
+	for _, tracepoints := range []config.Tracepoints{config.TracepointsAuto, config.TracepointsOff} {
+		t.Run(tracepoints.String(), func(t *testing.T) {
 			w := newWorld(t)
 			c := base()
-			c.Watch.Births = births
+			c.Watch.Tracepoints = tracepoints
 			g := startGuard(t, c, false)
 			busy, err := w.client.Client(w.ctx, lab.ClientConfig{Addr: w.redis.Addr(), Conns: 600, Interval: time.Second, ReportEvery: time.Second})
-			must(t, err)
-			must(t, busy.Ready(w.ctx))
+			labtest.Must(t, err)
+			labtest.Must(t, busy.Ready(w.ctx))
 			g.ready(600)
 			_, err = w.DropFlow(busy.Local(300), w.redis.Addr())
-			must(t, err)
+			labtest.Must(t, err)
 			cut := time.Now()
 			e := w.failure(busy, cut) // it writes within a second, and is looked at within three
 			t.Logf("%s on connection %d after %v", e.Errno, e.Conn, e.Time().Sub(cut))
@@ -119,15 +120,15 @@ func TestShortLivedProcessesCostNoDumps(t *testing.T) {
 	g := startGuard(t, base(), false)
 	w.run(w.client, lab.Writer, w.redis.Addr(), 1)
 	g.ready(1)
-	before, births := g.Stats().Dumps, g.Stats().Births
+	before, told := g.Figures().Dumps, g.Figures().ConnectEvents
 	const checks = 40
 	for range checks {
 		p, err := w.client.Start(w.ctx, exec.Command("redis-cli", "-h", w.redis.Addr().Addr().String(), "-p", fmt.Sprint(port), "PING"))
-		must(t, err)
-		must(t, p.Wait())
+		labtest.Must(t, err)
+		labtest.Must(t, p.Wait())
 	}
-	eventually(t, 5*time.Second, "births are heard", func() bool { return g.Stats().Births-births >= 2*checks })
-	if n := g.Stats().Dumps - before; n > checks/4 { // a process may live on past the look at its birth
+	labtest.Within(t, 5*time.Second, "the kernel tells of them", func() bool { return g.Figures().ConnectEvents-told >= 2*checks })
+	if n := g.Figures().Dumps - before; n > checks/4 { // a process may live on past the look at its beginning
 		t.Errorf("%d dumps for %d health checks", n, checks)
 	}
 }
@@ -137,10 +138,10 @@ func TestDualStackClientsAreSeenToo(t *testing.T) {
 	w := newWorld(t)
 	g := startGuard(t, base(), false)
 	busy, err := w.client.Client(w.ctx, lab.ClientConfig{Addr: w.redis.Addr(), Mapped: true, Interval: 20 * time.Millisecond})
-	must(t, err)
-	must(t, busy.Ready(w.ctx))
+	labtest.Must(t, err)
+	labtest.Must(t, busy.Ready(w.ctx))
 	g.ready(1)
-	must(t, w.server.Vanish())
+	labtest.Must(t, w.server.Vanish())
 	lost := time.Now()
 	if e := w.failure(busy, lost); e.Errno != "ECONNABORTED" || e.Time().Sub(lost) > 3*time.Second {
 		t.Errorf("got %s after %v", e.Errno, e.Time().Sub(lost))
@@ -152,17 +153,17 @@ func TestDualStackClientsAreSeenToo(t *testing.T) {
 func TestVirtualAddressMoves(t *testing.T) {
 	w := newWorld(t)
 	b, err := w.Server("b")
-	must(t, err)
+	labtest.Must(t, err)
 	second, err := b.Redis(w.ctx, lab.RedisConfig{Port: port})
-	must(t, err)
+	labtest.Must(t, err)
 	vip, err := w.VIP("vip", netip.MustParseAddr("10.77.9.1"), port)
-	must(t, err)
-	must(t, vip.PointTo(w.server, port))
+	labtest.Must(t, err)
+	labtest.Must(t, vip.PointTo(w.server, port))
 	g := startGuard(t, base(), false)
 	busy := w.run(w.client, lab.Writer, vip.Addr, 3)
 	g.ready(3)
-	must(t, w.server.Vanish())
-	must(t, vip.PointTo(b, port))
+	labtest.Must(t, w.server.Vanish())
+	labtest.Must(t, vip.PointTo(b, port))
 	moved := time.Now()
 	e := w.failure(busy, moved)
 	back := w.back(busy, e)
@@ -182,9 +183,9 @@ func TestAShortPauseHarmsNobody(t *testing.T) {
 	w.run(w.client, lab.Idle, w.redis.Addr(), 1)
 	g.ready(4)
 	for range 5 {
-		must(t, w.server.Vanish())
+		labtest.Must(t, w.server.Vanish())
 		pass(500 * time.Millisecond)
-		must(t, w.server.Return())
+		labtest.Must(t, w.server.Return())
 		w.answered(busy, time.Now().Add(time.Second))
 	}
 	if r := g.reaped(); len(r) > 0 {
@@ -200,14 +201,14 @@ func TestAFrozenServerIsOnlyTold(t *testing.T) {
 	g := startGuard(t, base(), false)
 	busy := w.run(w.client, lab.Writer, w.redis.Addr(), 3)
 	g.ready(3)
-	must(t, w.redis.Freeze())
+	labtest.Must(t, w.redis.Freeze())
 	frozen := time.Now()
 	down := g.wait(10*time.Second, "endpoint.down", ofType(verdict.EndpointDown))
 	if down.Evidence.Rule != verdict.RuleUnresponsive {
 		t.Errorf("down by rule %s: %s", down.Evidence.Rule, down.Text)
 	}
 	pass(5*time.Second - time.Since(frozen))
-	must(t, w.redis.Thaw())
+	labtest.Must(t, w.redis.Thaw())
 	g.wait(5*time.Second, "endpoint.up", ofType(verdict.EndpointUp))
 	w.answered(busy, time.Now())
 	if r, n := g.reaped(), busy.Totals().Errors; len(r) > 0 || len(n) > 0 {
@@ -221,7 +222,7 @@ func TestTheNodeGoesDark(t *testing.T) {
 	g := startGuard(t, base(), false)
 	busy := w.run(w.client, lab.Writer, w.redis.Addr(), 3)
 	g.ready(3)
-	must(t, w.client.Vanish())
+	labtest.Must(t, w.client.Vanish())
 	dark := time.Now()
 	doubt := g.wait(5*time.Second, "guard.doubt", ofType(verdict.GuardDoubt))
 	if !strings.Contains(doubt.Text, "gateway silent") {
@@ -231,7 +232,7 @@ func TestTheNodeGoesDark(t *testing.T) {
 	if r := g.reaped(); len(r) > 0 {
 		t.Errorf("reaped %d in the dark: %s", len(r), r[0].Text)
 	}
-	must(t, w.client.Return())
+	labtest.Must(t, w.client.Return())
 	light := time.Now()
 	t.Logf("back %v after the light", w.answered(busy, light).Time().Sub(light))
 	g.wait(10*time.Second, "guard.doubt_over", ofType(verdict.GuardDoubtOver))

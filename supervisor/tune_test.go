@@ -17,9 +17,12 @@ import (
 
 	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/event"
+	"github.com/redisguard/redisguard/internal/daemon"
 	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/lab/labtest"
+	"github.com/redisguard/redisguard/policy"
 	"github.com/redisguard/redisguard/proc"
-	"github.com/redisguard/redisguard/supervisor"
+	"github.com/redisguard/redisguard/supervisor/tuner"
 	"github.com/redisguard/redisguard/sysctl"
 	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/view"
@@ -32,17 +35,17 @@ const tunePort = 16382
 func tuneWorld(t *testing.T) *world {
 	t.Helper()
 	l, err := lab.New(lab.Config{Prefix: "rgt"})
-	must(t, err)
-	t.Cleanup(func() { must(t, l.Close()) })
+	labtest.Must(t, err)
+	t.Cleanup(func() { labtest.Must(t, l.Close()) })
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	w := &world{Lab: l, t: t, ctx: ctx}
 	w.server, err = l.Server("a")
-	must(t, err)
+	labtest.Must(t, err)
 	w.client, err = l.Client("c")
-	must(t, err)
+	labtest.Must(t, err)
 	w.redis, err = w.server.Redis(ctx, lab.RedisConfig{Port: tunePort})
-	must(t, err)
+	labtest.Must(t, err)
 	return w
 }
 
@@ -57,13 +60,13 @@ func tuneConfig() config.Config {
 // sysctls are the values of a host of the lab.
 func sysctls(t *testing.T, h *lab.Host) (v sysctl.Values) {
 	t.Helper()
-	must(t, h.Do(func() (err error) { v, err = sysctl.FS{}.Read(); return err }))
+	labtest.Must(t, h.Do(func() (err error) { v, err = sysctl.FS{}.Read(); return err }))
 	return v
 }
 
 func setRetries2(t *testing.T, h *lab.Host, n int) {
 	t.Helper()
-	must(t, h.Do(func() error {
+	labtest.Must(t, h.Do(func() error {
 		return os.WriteFile("/proc/sys/net/ipv4/tcp_retries2", []byte(strconv.Itoa(n)), 0)
 	}))
 }
@@ -86,7 +89,7 @@ func about(h *lab.Host, types ...string) func(event.Event) bool {
 func (w *world) dial(h *lab.Host) net.Conn {
 	w.t.Helper()
 	c, err := h.Dial(w.ctx, "tcp4", w.redis.Addr().String())
-	must(w.t, err)
+	labtest.Must(w.t, err)
 	w.t.Cleanup(func() { c.Close() })
 	return c
 }
@@ -96,11 +99,11 @@ func (w *world) dial(h *lab.Host) net.Conn {
 func TestAPodIsTuned(t *testing.T) {
 	w := tuneWorld(t)
 	replica, err := w.Server("b")
-	must(t, err)
+	labtest.Must(t, err)
 	_, err = replica.Redis(w.ctx, lab.RedisConfig{Port: tunePort})
-	must(t, err)
+	labtest.Must(t, err)
 	idle, err := w.Client("idle")
-	must(t, err)
+	labtest.Must(t, err)
 	g := startGuard(t, tuneConfig(), false)
 	w.dial(replica) // a connection beside a Redis server
 	pass(500 * time.Millisecond)
@@ -113,12 +116,12 @@ func TestAPodIsTuned(t *testing.T) {
 	if !strings.Contains(e.Text, "tcp_retries2 15 -> 5") || !strings.Contains(e.Text, "a busy connection here fails after 13.4 s") {
 		t.Errorf("it says %q", e.Text)
 	}
-	for k, want := range supervisor.TuneValues(g.Config()) {
+	for k, want := range tuner.Values(g.Policy().Config) {
 		if got := sysctls(t, w.client)[k]; got != want {
 			t.Errorf("%s is %d, want %d", k, got, want)
 		}
 	}
-	must(t, w.server.Vanish())
+	labtest.Must(t, w.server.Vanish())
 	lost := time.Now()
 	pass(time.Second)
 	for _, h := range []*lab.Host{idle, w.server, replica} {
@@ -127,7 +130,7 @@ func TestAPodIsTuned(t *testing.T) {
 		}
 	}
 	n, err := g.View(w.ctx)
-	must(t, err)
+	labtest.Must(t, err)
 	states := map[string]view.TuneState{}
 	for _, sp := range n.Spaces {
 		if sp.Tune != nil {
@@ -151,20 +154,20 @@ func TestAPodIsTuned(t *testing.T) {
 func TestAHostTunedByHandHelpsNoPod(t *testing.T) {
 	w := tuneWorld(t)
 	host, err := w.Client("host")
-	must(t, err)
+	labtest.Must(t, err)
 	setRetries2(t, host, 5)
 	cmd := exec.Command("unshare", "--net", "--pid", "--fork", "cat", "/proc/sys/net/ipv4/tcp_retries2")
 	var out bytes.Buffer
 	cmd.Stdout = &out
 	inside, err := host.Start(w.ctx, cmd)
-	must(t, err)
-	must(t, inside.Wait())
+	labtest.Must(t, err)
+	labtest.Must(t, inside.Wait())
 	if got := strings.TrimSpace(out.String()); got != "15" {
 		t.Fatalf("a namespace made on the host has tcp_retries2 %s", got)
 	}
 	onHost := w.run(host, lab.Writer, w.redis.Addr(), 1)
 	inPod := w.run(w.client, lab.Writer, w.redis.Addr(), 1)
-	must(t, w.server.Vanish())
+	labtest.Must(t, w.server.Vanish())
 	lost := time.Now()
 	if f := w.failure(onHost, lost); f.Errno != "ETIMEDOUT" || f.Time().Sub(lost) > 16*time.Second {
 		t.Errorf("the host's client got %s after %v", f.Errno, f.Time().Sub(lost))
@@ -190,18 +193,18 @@ func TestTuningObserves(t *testing.T) {
 	if e.Outcome != "dry-run" || sysctls(t, w.client)[sysctl.Retries2] != 15 {
 		t.Errorf("%+v, %v", e, sysctls(t, w.client))
 	}
-	if g.TuneMode() != config.Observe {
-		t.Errorf("the mode is %v", g.TuneMode())
+	if g.mode(policy.Tune) != config.Observe {
+		t.Errorf("the mode is %v", g.mode(policy.Tune))
 	}
 	// The off switch is above all.
-	must(t, os.WriteFile(g.disable, nil, 0o600))
+	labtest.Must(t, os.WriteFile(g.disable, nil, 0o600))
 	c.Tune.Mode = config.Enforce
 	g.Reconfigure(c)
 	pass(2 * time.Second)
 	if v := sysctls(t, w.client); v[sysctl.Retries2] != 15 {
 		t.Errorf("switched off it wrote %v", v)
 	}
-	must(t, os.Remove(g.disable))
+	labtest.Must(t, os.Remove(g.disable))
 	g.wait(5*time.Second, "tuning", func(e event.Event) bool {
 		return about(w.client, "namespace.tuned")(e) && e.Outcome == ""
 	})
@@ -220,7 +223,7 @@ func TestTuningObserves(t *testing.T) {
 func TestForeignValuesAndDrift(t *testing.T) {
 	w := tuneWorld(t)
 	w.dial(w.client)
-	must(t, w.client.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/tcp_syn_retries", []byte("2"), 0) }))
+	labtest.Must(t, w.client.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/tcp_syn_retries", []byte("2"), 0) }))
 	c := tuneConfig()
 	g := startGuard(t, c, false)
 	again := func() { // has it look now instead of in half a minute
@@ -251,8 +254,8 @@ func TestForeignValuesAndDrift(t *testing.T) {
 	for i := range sysctl.MaxConflicts {
 		setRetries2(t, w.client, 9)
 		again()
-		eventually(t, 5*time.Second, "a repair", func() bool { return sysctls(t, w.client)[sysctl.Retries2] == 5 })
-		eventually(t, time.Second, "word of it", func() bool { return drifts() == 2+i })
+		labtest.Within(t, 5*time.Second, "a repair", func() bool { return sysctls(t, w.client)[sysctl.Retries2] == 5 })
+		labtest.Within(t, time.Second, "word of it", func() bool { return drifts() == 2+i })
 	}
 	setRetries2(t, w.client, 9)
 	again()
@@ -276,8 +279,8 @@ func TestTuningRefusesABadStateFile(t *testing.T) {
 	w := tuneWorld(t)
 	w.dial(w.client)
 	dir := t.TempDir()
-	path := supervisor.TuneStore(dir).Path
-	must(t, os.WriteFile(path, []byte(`{"version":99}`), 0o600))
+	path := tuner.Store(dir).Path
+	labtest.Must(t, os.WriteFile(path, []byte(`{"version":99}`), 0o600))
 	g := startGuardIn(t, tuneConfig(), dir, "")
 	e := g.wait(5*time.Second, "tune.failed", func(e event.Event) bool { return e.Type == event.TuneFailed })
 	if !strings.Contains(e.Text, "version 99") || !strings.Contains(e.Text, path) || e.Namespace != "host" {
@@ -297,10 +300,10 @@ func TestWithoutTheRightToWrite(t *testing.T) {
 	w.dial(w.client)
 	// As in a container that is not privileged.
 	root := filepath.Join(t.TempDir(), "net")
-	must(t, os.Mkdir(root, 0o755))
-	must(t, unix.Mount("/proc/sys/net", root, "", unix.MS_BIND, ""))
+	labtest.Must(t, os.Mkdir(root, 0o755))
+	labtest.Must(t, unix.Mount("/proc/sys/net", root, "", unix.MS_BIND, ""))
 	t.Cleanup(func() { unix.Unmount(root, unix.MNT_DETACH) })
-	must(t, unix.Mount("", root, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
+	labtest.Must(t, unix.Mount("", root, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
 	g := startGuardIn(t, tuneConfig(), t.TempDir(), root)
 	e := g.wait(5*time.Second, "tune.failed", func(e event.Event) bool { return e.Type == event.TuneFailed })
 	if !strings.Contains(e.Text, "CAP_NET_ADMIN") {
@@ -308,8 +311,8 @@ func TestWithoutTheRightToWrite(t *testing.T) {
 	}
 	g.wait(5*time.Second, "what would be done", about(w.client, "namespace.tuned"))
 	pass(1500 * time.Millisecond)
-	if n := len(g.all(func(e event.Event) bool { return e.Type == event.TuneFailed })); n != 1 || g.TuneMode() != config.Observe {
-		t.Errorf("said %d times, mode %v", n, g.TuneMode())
+	if n := len(g.all(func(e event.Event) bool { return e.Type == event.TuneFailed })); n != 1 || g.mode(policy.Tune) != config.Observe {
+		t.Errorf("said %d times, mode %v", n, g.mode(policy.Tune))
 	}
 	if v := sysctls(t, w.client); v[sysctl.Retries2] != 15 {
 		t.Errorf("it wrote %v", v)
@@ -320,7 +323,7 @@ func TestTuningRestoresOnStopAndPinsNothing(t *testing.T) {
 	w := tuneWorld(t)
 	w.dial(w.client)
 	pod, err := w.Client("pod")
-	must(t, err)
+	labtest.Must(t, err)
 	there := w.link(pod, "rgt-pod")
 	gone := w.dial(pod)
 	dir := t.TempDir()
@@ -331,12 +334,12 @@ func TestTuningRestoresOnStopAndPinsNothing(t *testing.T) {
 		g.wait(5*time.Second, "tuning", about(w.client, "namespace.tuned"))
 		g.wait(5*time.Second, "tuning", about(pod, "namespace.tuned"))
 		// An orphan would keep its namespace.
-		must(t, gone.(*net.TCPConn).SetLinger(0))
+		labtest.Must(t, gone.(*net.TCPConn).SetLinger(0))
 		gone.Close()
 		w.remove(pod, there)
 		// A second one keeps its hands off.
-		other, err := supervisor.TuneStore(dir).Hold()
-		if !errors.Is(err, sysctl.ErrHeld) {
+		other, err := tuner.Store(dir).Claim()
+		if !errors.Is(err, sysctl.ErrClaimed) {
 			t.Errorf("a second one may tune: %v", err)
 			other.Close()
 		}
@@ -344,8 +347,8 @@ func TestTuningRestoresOnStopAndPinsNothing(t *testing.T) {
 	if v := sysctls(t, w.client); v[sysctl.Retries2] != 15 || v[sysctl.KeepaliveTime] != 7200 {
 		t.Errorf("after the stop: %v", v)
 	}
-	st, err := supervisor.TuneStore(dir).Load()
-	must(t, err)
+	st, err := tuner.Store(dir).Load()
+	labtest.Must(t, err)
 	for _, r := range st.Records {
 		// Where some processes cannot be seen, as on a CI machine that hides its
 		// first one, nobody can say that a namespace is gone.
@@ -368,7 +371,7 @@ func TestRangesOfTheConfigAreTheKernels(t *testing.T) {
 		}
 	}
 	c := config.Default()
-	if v := supervisor.TuneValues(&c); len(v) != 5 || v[sysctl.Retries2] != 5 {
+	if v := tuner.Values(&c); len(v) != 5 || v[sysctl.Retries2] != 5 {
 		t.Errorf("the defaults are %v", v)
 	}
 }
@@ -377,8 +380,8 @@ func TestRangesOfTheConfigAreTheKernels(t *testing.T) {
 func TestPlanTuning(t *testing.T) {
 	w := tuneWorld(t)
 	w.dial(w.client)
-	plans, _, err := supervisor.PlanTuning(w.ctx, supervisor.Options{Config: tuneConfig(), StateDir: t.TempDir()})
-	must(t, err)
+	plans, _, err := (&daemon.Standalone{Config: tuneConfig(), StateDir: t.TempDir()}).PlanTuning(w.ctx)
+	labtest.Must(t, err)
 	found := false
 	for _, p := range plans {
 		if p.NS.Name == "rgt-c" {
@@ -400,15 +403,15 @@ func TestOneOfTwoGuardsTunes(t *testing.T) {
 	w := tuneWorld(t)
 	w.dial(w.client)
 	dir := t.TempDir()
-	hold, err := supervisor.TuneStore(dir).Hold()
-	must(t, err)
+	hold, err := tuner.Store(dir).Claim()
+	labtest.Must(t, err)
 	c := tuneConfig()
 	g := startGuardIn(t, c, dir, "")
 	e := g.wait(5*time.Second, "tune.failed", func(e event.Event) bool { return e.Type == event.TuneFailed })
 	if !strings.Contains(e.Text, "another redisguard") || sysctls(t, w.client)[sysctl.Retries2] != 15 {
 		t.Errorf("it says %q, %v", e.Text, sysctls(t, w.client))
 	}
-	must(t, hold.Close())
+	labtest.Must(t, hold.Close())
 	c.Tune.TCPFinTimeout = 30
 	g.Reconfigure(c)
 	g.wait(5*time.Second, "its turn", about(w.client, "namespace.tuned"))
@@ -418,7 +421,7 @@ func TestOneOfTwoGuardsTunes(t *testing.T) {
 func TestTuningWithoutPtrace(t *testing.T) {
 	w := newWorld(t)
 	ln, err := w.client.Listen(w.ctx, "tcp4", "0.0.0.0:8080") // as pods do
-	must(t, err)
+	labtest.Must(t, err)
 	defer ln.Close()
 	w.dial(w.client)
 	d := startDaemon(t, daemonConfig{drop: []int{unix.CAP_SYS_PTRACE}})
@@ -432,12 +435,12 @@ func TestTuningWithoutPtrace(t *testing.T) {
 		t.Errorf("the server's are %v", v)
 	}
 	// While it runs nobody restores; when it was killed anybody can.
-	if _, _, err := supervisor.RestoreTuning(w.ctx, supervisor.Options{StateDir: d.state}, supervisor.RestoreOptions{}); !errors.Is(err, sysctl.ErrHeld) {
+	if _, _, err := (&daemon.Standalone{StateDir: d.state}).Restore(w.ctx, daemon.RestoreOptions{}); !errors.Is(err, sysctl.ErrClaimed) {
 		t.Errorf("restoring beside the daemon: %v", err)
 	}
 	d.kill()
-	_, _, err = supervisor.RestoreTuning(w.ctx, supervisor.Options{StateDir: d.state}, supervisor.RestoreOptions{})
-	must(t, err)
+	_, _, err = (&daemon.Standalone{StateDir: d.state}).Restore(w.ctx, daemon.RestoreOptions{})
+	labtest.Must(t, err)
 	if v := sysctls(t, w.client); v[sysctl.Retries2] != 15 || v[sysctl.KeepaliveTime] != 7200 {
 		t.Errorf("restored after a kill: %v", v)
 	}

@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/redisguard/redisguard/internal/sys"
 )
 
 // Key is one tunable of a network namespace.
@@ -24,7 +25,7 @@ const (
 	KeepaliveProbes            // unanswered keepalive probes before a connection fails
 	SynRetries                 // retransmissions of a SYN before a connect fails
 	RTOMax                     // cap of the doubling of the retransmission timeout
-	OrphanRetries              // as Retries2, for sockets that nobody holds any more
+	OrphanRetries              // as Retries2, for sockets that no process holds any more
 	FinTimeout                 // how long an orphan waits for the peer's FIN
 
 	// What the calculator needs to know, and redisguard never writes.
@@ -163,11 +164,11 @@ func (f FS) Read() (Values, error) {
 
 func (f FS) read(k Key) (int, error) {
 	// Small and fixed, where os.ReadFile would ask for the size and allocate.
-	fd, err := unix.Open(f.path(k), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := sys.Open(f.path(k), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0, fmt.Errorf("cannot read %s: %w", k, err)
 	}
-	defer unix.Close(fd)
+	defer sys.Close(fd)
 	var buf [32]byte
 	n, err := unix.Read(fd, buf[:])
 	if err != nil {
@@ -194,12 +195,12 @@ func (f FS) write(k Key, v int) error {
 	if v < 0 || v > math.MaxInt32 {
 		return fmt.Errorf("cannot write %s: %d is no value of it", k, v)
 	}
-	fd, err := unix.Open(f.path(k), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	fd, err := sys.Open(f.path(k), unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", k, err)
 	}
 	_, err = unix.Write(fd, strconv.AppendInt(nil, int64(v), 10))
-	unix.Close(fd)
+	sys.Close(fd)
 	if err != nil {
 		return fmt.Errorf("cannot write %s = %d: %w", k, v, err)
 	}
@@ -216,18 +217,9 @@ func (f FS) write(k Key, v int) error {
 // Writable says why nothing can be written in the namespace of the calling thread.
 // It opens a file for writing, which the kernel allows or not, and writes nothing.
 func (f FS) Writable() error {
-	fd, err := unix.Open(f.path(Retries2), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	fd, err := sys.Open(f.path(Retries2), unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", Retries2, err)
 	}
-	return unix.Close(fd)
-}
-
-// bootID tells this boot from others.
-func bootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("cannot tell this boot from others: %w", err)
-	}
-	return strings.TrimSpace(string(b)), nil
+	return sys.Close(fd)
 }

@@ -7,16 +7,16 @@ import (
 	"strconv"
 	"testing"
 
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/redisguard/redisguard/lab/labtest"
 	"github.com/redisguard/redisguard/netns"
 )
 
 func TestMain(m *testing.M) {
 	maybeApply()
 	maybeWrite()
-	goleak.VerifyTestMain(m)
+	labtest.Main(m)
 }
 
 // makeNS makes a network namespace and mounts it on dir/name.

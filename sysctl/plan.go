@@ -35,13 +35,13 @@ type Item struct {
 	Want   int // what should be; of Restore, the original
 	// Ours says that what is was written by us.
 	Ours bool
-	// Conflict says that a write undoes what somebody did after us; GivenUp that
+	// Conflict says that a write undoes what another program did after us; GivenUp that
 	// it was undone MaxConflicts times and is left now.
 	Conflict, GivenUp bool
 }
 
 // MaxConflicts is how often somebody else's change is undone, before it is taken
-// for somebody's who will not give in.
+// for that of a program that goes on.
 const MaxConflicts = 2
 
 // Policy is what the config says about other people's values.

@@ -8,15 +8,10 @@ import (
 	"io"
 	"io/fs"
 	"math"
-	"os"
-	"path/filepath"
 	"slices"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/redisguard/redisguard/internal/sys"
+	"github.com/redisguard/redisguard/internal/statefile"
 	"github.com/redisguard/redisguard/netns"
 )
 
@@ -142,7 +137,7 @@ func (s Store) boot() (string, error) {
 	if s.Boot != "" {
 		return s.Boot, nil
 	}
-	return bootID()
+	return statefile.BootID()
 }
 
 // Load reads the file. Without one, and with one of another boot, whose
@@ -156,27 +151,13 @@ func (s Store) Load() (*State, error) {
 	refuse := func(err error) (*State, error) {
 		return nil, fmt.Errorf("cannot use %s: %w: %w", s.Path, ErrRefused, err)
 	}
-	f, err := os.OpenFile(s.Path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	b, err := statefile.Read(s.Path, maxState)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return &State{}, nil
-	case errors.Is(err, unix.ELOOP):
-		return refuse(errors.New("it is a symbolic link"))
+	case errors.Is(err, statefile.ErrUntrusted):
+		return refuse(err)
 	case err != nil:
-		return nil, fmt.Errorf("cannot read the state of tuned namespaces: %w", err)
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("cannot read the state of tuned namespaces: %w", err)
-	case !st.Mode().IsRegular() || st.Mode().Perm()&0o022 != 0 || st.Sys().(*syscall.Stat_t).Uid != uint32(os.Geteuid()):
-		return refuse(errors.New("it is not a file of ours alone"))
-	case st.Size() > maxState:
-		return refuse(fmt.Errorf("%d bytes are too many", st.Size()))
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxState+1))
-	if err != nil {
 		return nil, fmt.Errorf("cannot read the state of tuned namespaces: %w", err)
 	}
 	state, of, err := parseState(b)
@@ -251,7 +232,7 @@ func (s Store) save(state *State) error {
 	if err != nil {
 		return err
 	}
-	if err := sys.ReplaceFile(s.Path, b, true); err != nil {
+	if err := statefile.Replace(s.Path, b, true); err != nil {
 		return fmt.Errorf("cannot write down what the tuned namespaces had before: %w", err)
 	}
 	return nil
@@ -260,10 +241,7 @@ func (s Store) save(state *State) error {
 // locked runs fn on the state while no other process can change it. The kernel
 // takes the lock from a process that dies.
 func (s Store) locked(fn func(*State) error) error {
-	if err := os.MkdirAll(filepath.Dir(s.Path), 0o700); err != nil {
-		return fmt.Errorf("cannot make the directory of the state file: %w", err)
-	}
-	lock, err := lockFile(s.Path+".lock", lockWithin)
+	lock, err := statefile.Lock(s.Path+".lock", lockWithin)
 	if err != nil {
 		return err
 	}
@@ -275,44 +253,16 @@ func (s Store) locked(fn func(*State) error) error {
 	return fn(state)
 }
 
-// ErrHeld says that somebody else has the lock.
-var ErrHeld = errors.New("another redisguard has it")
+// ErrClaimed says that another process has the lock, or the right to tune.
+var ErrClaimed = statefile.ErrLocked
 
-// Hold claims the right to tune on this node until the returned file is closed.
-// It is ErrHeld while another process has it.
-func (s Store) Hold() (io.Closer, error) {
-	if err := os.MkdirAll(filepath.Dir(s.Path), 0o700); err != nil {
-		return nil, fmt.Errorf("cannot make the directory of the state file: %w", err)
-	}
-	return lockFile(s.Path+".owner", 0)
-}
+// Claim takes the right to tune on this node until the returned closer is closed. It is
+// ErrClaimed while another process has it.
+func (s Store) Claim() (io.Closer, error) { return statefile.Lock(s.Path+".owner", 0) }
 
 // lockWithin is how long to wait for the state file. Others hold it for
 // milliseconds; one that was stopped in the middle must not stop the daemon.
 const lockWithin = 2 * time.Second
-
-func lockFile(path string, within time.Duration) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("cannot open lock file: %w", err)
-	}
-	for deadline := time.Now().Add(within); ; time.Sleep(5 * time.Millisecond) {
-		switch err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
-		case err == nil:
-			return f, nil
-		case errors.Is(err, unix.EINTR):
-			continue
-		case errors.Is(err, unix.EWOULDBLOCK) && time.Now().Before(deadline):
-			continue
-		case errors.Is(err, unix.EWOULDBLOCK):
-			f.Close()
-			return nil, fmt.Errorf("cannot lock %s: %w", path, ErrHeld)
-		default:
-			f.Close()
-			return nil, fmt.Errorf("cannot lock %s: %w", path, err)
-		}
-	}
-}
 
 // Forget drops the records of namespaces that gone says are no more.
 func (s Store) Forget(gone func(*Record) bool) (n int, err error) {

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/redisguard/redisguard/internal/statefile"
 	"github.com/redisguard/redisguard/netns"
 )
 
@@ -103,26 +104,26 @@ func TestAStateFileThatIsNotOursIsLeftAsItIs(t *testing.T) {
 
 func TestOneTunesAtATime(t *testing.T) {
 	s := Store{Path: filepath.Join(t.TempDir(), "state", "tuned.json")}
-	first, err := s.Hold()
+	first, err := s.Claim()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Hold(); !errors.Is(err, ErrHeld) {
+	if _, err := s.Claim(); !errors.Is(err, ErrClaimed) {
 		t.Errorf("a second one: %v", err)
 	}
 	first.Close()
-	again, err := s.Hold()
+	again, err := s.Claim()
 	if err != nil {
 		t.Fatal(err)
 	}
 	again.Close()
 	// One that was stopped while it had the state file keeps nobody for ever.
-	lock, err := lockFile(s.Path+".lock", 0)
+	lock, err := statefile.Lock(s.Path+".lock", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer lock.Close()
-	if _, err := s.Forget(func(*Record) bool { return true }); !errors.Is(err, ErrHeld) {
+	if _, err := s.Forget(func(*Record) bool { return true }); !errors.Is(err, ErrClaimed) {
 		t.Errorf("while another has the state file: %v", err)
 	}
 }

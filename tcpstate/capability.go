@@ -58,21 +58,21 @@ func ProbeCapabilities() Capabilities {
 }
 
 func (s *Socket) probe() Capabilities {
-	nobody := []ID{{
+	absent := []ID{{
 		Local:  netip.AddrPortFrom(netip.IPv4Unspecified(), 0),
 		Remote: netip.AddrPortFrom(netip.IPv4Unspecified(), 0),
 		Cookie: 1,
 	}}
 	var caps Capabilities
 	out := make([]Result, 1)
-	err := s.Get(nobody, out)
+	err := s.Get(absent, out)
 	caps.Dump = judge(errors.Join(err, out[0].Err))
 	if err != nil && s.Open() != nil {
 		caps.Destroy = Capability{Err: err}
 		return caps
 	}
 	errs := make([]error, 1)
-	err = s.Destroy(nobody, errs)
+	err = s.Destroy(absent, errs)
 	caps.Destroy = judge(errors.Join(err, errs[0]))
 	return caps
 }

@@ -49,7 +49,9 @@ const (
 	errorPayloadSize = 4
 )
 
-// MaxPorts is the most remote ports one Filter may name.
+// MaxPorts is the most remote ports that the kernel is asked to filter by. With
+// more it hands over the connections to all ports, and those to others are left
+// out here.
 const MaxPorts = maxFilterPorts
 
 // Filter selects what a dump returns.
@@ -57,7 +59,8 @@ type Filter struct {
 	// States selects TCP states; zero selects Established and SynSent, which
 	// are the only ones redisguard acts on.
 	States StateMask
-	// RemotePorts are matched in the kernel; none matches every port.
+	// RemotePorts are matched in the kernel, up to MaxPorts of them. nil matches
+	// every port, and an empty list none.
 	RemotePorts []uint16
 	// Info asks for TCP_INFO with each connection.
 	Info bool
@@ -89,10 +92,10 @@ func appendDump(b []byte, seq uint32, f Filter) []byte {
 		// leave out the table of listening sockets.
 		remotePort = f.RemotePorts[0]
 	}
-	b = appendTuple(b, netip.AddrPort{}, netip.AddrPortFrom(netip.Addr{}, remotePort), 0)
+	b = appendTuple(b, ID{Remote: netip.AddrPortFrom(netip.Addr{}, remotePort)})
 	b = ne.AppendUint32(b, uint32(states))
 	b = ne.AppendUint32(b, 0) // idiag_dbs: tables to dump, unused by the kernel
-	if len(f.RemotePorts) > 1 {
+	if n := len(f.RemotePorts); n > 1 && n <= MaxPorts {
 		attr := len(b)
 		b = ne.AppendUint16(b, 0)
 		b = ne.AppendUint16(b, attrReqBytecode)
@@ -149,7 +152,7 @@ func appendExact(b []byte, typ uint16, seq uint32, id ID, info bool) []byte {
 	// struct inet_diag_req_v2
 	b = append(b, family, protoTCP, ext, 0)
 	b = ne.AppendUint32(b, ^uint32(0)) // states: not looked at by an exact request
-	b = appendTuple(b, id.Local, id.Remote, id.Cookie)
+	b = appendTuple(b, id)
 	ne.PutUint32(b[start:], uint32(len(b)-start))
 	return b
 }
@@ -163,18 +166,18 @@ func appendHeader(b []byte, typ, flags uint16, seq uint32) []byte {
 }
 
 // appendTuple appends a struct inet_diag_sockid (48 bytes).
-func appendTuple(b []byte, local, remote netip.AddrPort, cookie uint64) []byte {
-	b = binary.BigEndian.AppendUint16(b, local.Port())
-	b = binary.BigEndian.AppendUint16(b, remote.Port())
-	b = appendAddr(b, local.Addr())
-	b = appendAddr(b, remote.Addr())
-	b = ne.AppendUint32(b, 0) // interface: any
-	if cookie == 0 {
+func appendTuple(b []byte, id ID) []byte {
+	b = binary.BigEndian.AppendUint16(b, id.Local.Port())
+	b = binary.BigEndian.AppendUint16(b, id.Remote.Port())
+	b = appendAddr(b, id.Local.Addr())
+	b = appendAddr(b, id.Remote.Addr())
+	b = ne.AppendUint32(b, id.Interface)
+	if id.Cookie == 0 {
 		b = ne.AppendUint32(b, noCookie)
 		return ne.AppendUint32(b, noCookie)
 	}
-	b = ne.AppendUint32(b, uint32(cookie))
-	return ne.AppendUint32(b, uint32(cookie>>32))
+	b = ne.AppendUint32(b, uint32(id.Cookie))
+	return ne.AppendUint32(b, uint32(id.Cookie>>32))
 }
 
 func appendAddr(b []byte, a netip.Addr) []byte {
@@ -254,6 +257,7 @@ func parseConnection(b []byte, c *Connection) error {
 	c.State = State(b[1])
 	c.Timer = Timer(b[2])
 	c.Retrans = b[3]
+	c.Interface = ne.Uint32(b[40:])
 	c.Cookie = uint64(ne.Uint32(b[44:])) | uint64(ne.Uint32(b[48:]))<<32
 	c.Expires = time.Duration(ne.Uint32(b[52:])) * time.Millisecond
 	c.RQueue = ne.Uint32(b[56:])
@@ -309,18 +313,7 @@ func parseInfo(b []byte, i *Info) bool {
 	if len(b) < minInfoLen {
 		return false
 	}
-	u32 := func(off int) uint32 {
-		if off+4 > len(b) {
-			return 0
-		}
-		return ne.Uint32(b[off:])
-	}
-	u64 := func(off int) uint64 {
-		if off+8 > len(b) {
-			return 0
-		}
-		return ne.Uint64(b[off:])
-	}
+	u32 := func(off int) uint32 { return ne.Uint32(b[off:]) }
 	i.Probes = b[3]
 	i.Backoff = b[4]
 	i.RTO = time.Duration(u32(8)) * time.Microsecond
@@ -330,11 +323,27 @@ func parseInfo(b []byte, i *Info) bool {
 	i.LastAckRecv = time.Duration(u32(56)) * time.Millisecond
 	i.RTT = time.Duration(u32(68)) * time.Microsecond
 	i.TotalRetrans = u32(100)
-	i.BytesAcked = u64(120)
-	i.BytesReceived = u64(128)
-	i.SegsIn = u32(140)
-	i.NotSentBytes = u32(144)
-	i.DataSegsOut = u32(156)
-	i.SndWnd = u32(228)
+	since32 := func(f Field) uint32 {
+		if !i.Has(f) {
+			return 0
+		}
+		return ne.Uint32(b[f-4:])
+	}
+	since64 := func(f Field) uint64 {
+		if !i.Has(f) {
+			return 0
+		}
+		return ne.Uint64(b[f-8:])
+	}
+	i.BytesAcked = since64(FieldBytesAcked)
+	i.BytesReceived = since64(FieldBytesReceived)
+	i.SegsIn = since32(FieldSegsIn)
+	i.NotSentBytes = since32(FieldNotSentBytes)
+	i.DataSegsIn = since32(FieldDataSegsIn)
+	i.DataSegsOut = since32(FieldDataSegsOut)
+	i.Delivered = since32(FieldDelivered)
+	i.BytesSent = since64(FieldBytesSent)
+	i.BytesRetrans = since64(FieldBytesRetrans)
+	i.SndWnd = since32(FieldSndWnd)
 	return true
 }

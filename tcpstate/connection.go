@@ -75,7 +75,14 @@ func (t Timer) String() string {
 
 // ID names one connection for Get and Destroy.
 type ID struct {
+	// Local and Remote have no zone: that of a link-local address is Interface.
 	Local, Remote netip.AddrPort
+	// Interface is the index, in the connection's namespace, of the network interface that
+	// the socket is bound to (sk_bound_dev_if in the kernel): by SO_BINDTODEVICE, to a VRF,
+	// or because it is connected to a link-local address, whose scope it is. 0 is none.
+	// The kernel finds a bound socket only if asked for it with this index, and one that
+	// is not bound with any.
+	Interface uint32
 	// Cookie is the socket's cookie. Zero means "whatever socket has this
 	// 4-tuple"; Destroy refuses it.
 	Cookie uint64
@@ -118,17 +125,20 @@ type Connection struct {
 	Info    Info
 }
 
-// Info is the part of struct tcp_info (linux/tcp.h) that redisguard uses. Fields
-// that the running kernel does not have are zero; InfoLen tells.
+// Info is the part of struct tcp_info (include/uapi/linux/tcp.h) that redisguard uses.
+// A field that the running kernel does not have is 0 here and must not be taken for a
+// count of 0: see Has.
 type Info struct {
 	// InfoLen is the length of the kernel's tcp_info in bytes.
 	InfoLen uint16
 	// Backoff is the exponent of the current RTO's backoff.
 	Backoff uint8
-	// Probes counts unanswered window or keepalive probes.
+	// Probes counts unanswered window or keepalive probes. Any acknowledgement of the
+	// peer sets it to 0.
 	Probes uint8
-	RTO    time.Duration
-	RTT    time.Duration
+	// RTO is the retransmission timeout, with the backoff of retransmissions (not that
+	// of window probes) in it. RTT is the smoothed round trip.
+	RTO, RTT time.Duration
 	// Unacked is the number of segments sent and not acknowledged.
 	Unacked uint32
 	// LastDataSent, LastDataRecv and LastAckRecv are the times since then. The
@@ -136,11 +146,43 @@ type Info struct {
 	LastDataSent, LastDataRecv, LastAckRecv time.Duration
 	// TotalRetrans counts segments really sent again, loss probes included.
 	TotalRetrans uint32
-	// BytesAcked and BytesReceived only grow, and only when the peer answers.
+	// BytesAcked and BytesReceived only grow, and only when the peer answers: a
+	// repetition counts in neither. The SYN counts as a byte that was acknowledged.
 	BytesAcked, BytesReceived uint64
-	SegsIn                    uint32
-	DataSegsOut               uint32
-	NotSentBytes              uint32
-	// SndWnd is the window the peer offers (Linux 5.4), 0 too if not told.
+	// SegsIn counts all segments that came in, repetitions and those that are refused
+	// too, DataSegsIn those of them with data. The difference is the segments without
+	// data.
+	SegsIn, DataSegsIn uint32
+	DataSegsOut        uint32
+	// Delivered counts the segments that the peer has acknowledged, selectively too.
+	Delivered uint32
+	// NotSentBytes is what was written and never sent.
+	NotSentBytes uint32
+	// BytesSent are those of data, sent again or not, and BytesRetrans those sent again.
+	BytesSent, BytesRetrans uint64
+	// SndWnd is the window that the peer offers.
 	SndWnd uint32
 }
+
+// Field is a field of Info that older kernels lack. Its value is where it ends in struct
+// tcp_info, which has only ever grown at its end: a kernel whose structure is as long has
+// the field.
+type Field uint16
+
+// The fields of Info that not every kernel has, and the first that does. All others are
+// older than 2.6.
+const (
+	FieldBytesAcked    Field = 128 // 4.1
+	FieldBytesReceived Field = 136 // 4.1
+	FieldSegsIn        Field = 144 // 4.2
+	FieldNotSentBytes  Field = 148 // 4.6
+	FieldDataSegsIn    Field = 156 // 4.6
+	FieldDataSegsOut   Field = 160 // 4.6
+	FieldDelivered     Field = 196 // 4.18
+	FieldBytesSent     Field = 208 // 4.19
+	FieldBytesRetrans  Field = 216 // 4.19
+	FieldSndWnd        Field = 232 // 5.4
+)
+
+// Has says whether the kernel has told the field.
+func (i *Info) Has(f Field) bool { return i.InfoLen >= uint16(f) }

@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/redisguard/redisguard/internal/sys"
 )
 
 // Counters are the TCP counters of one network namespace since it was made, from
@@ -34,11 +36,11 @@ func (f *CountersFile) Read(path string) (Counters, error) {
 	if f.buf == nil {
 		f.buf = make([]byte, 4096) // the file has some 1.5 KiB
 	}
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := sys.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return Counters{}, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer unix.Close(fd)
+	defer sys.Close(fd)
 	n, err := unix.Read(fd, f.buf)
 	if err != nil {
 		return Counters{}, &os.PathError{Op: "read", Path: path, Err: err}

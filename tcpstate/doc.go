@@ -11,7 +11,10 @@
 //
 // Connections are identified by [ID]: the 4-tuple and the socket's cookie. The
 // cookie is what makes destroying safe: a successor on the same 4-tuple has
-// another one, and the kernel then answers ENOENT instead of hitting it.
+// another one, and the kernel then answers ENOENT instead of hitting it. A socket that is
+// bound to an interface (a VRF, SO_BINDTODEVICE, a link-local peer) is found only with the
+// index of that interface, which a dump tells and the kernel's tracepoints do not:
+// [InterfacesFile] lists what may be tried.
 //
 // A v4 connection of a dual-stack socket appears as ::ffff:a.b.c.d in an
 // AF_INET6 record. The codec turns it into plain v4, so that matching addresses
@@ -23,6 +26,6 @@
 //
 // What a dump says is not the whole truth: the kernel's walk may miss or repeat
 // a socket without any notice, so [Socket.Dump] repeats what it got, the caller
-// drops what it has by cookie, and nobody concludes from one dump that a
+// drops what it has by cookie, and one dump is no proof that a
 // connection is gone; [Socket.Get] answers that.
 package tcpstate

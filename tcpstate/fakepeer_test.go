@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -135,20 +136,62 @@ func TestDumpSurvivesWhatTheKernelMaySay(t *testing.T) {
 	}
 }
 
+// fields are all of Info that not every kernel has: how long they are, and their value.
+var fields = map[Field]struct {
+	size  int
+	value func(*Info) uint64
+}{
+	FieldBytesAcked:    {8, func(i *Info) uint64 { return i.BytesAcked }},
+	FieldBytesReceived: {8, func(i *Info) uint64 { return i.BytesReceived }},
+	FieldSegsIn:        {4, func(i *Info) uint64 { return uint64(i.SegsIn) }},
+	FieldNotSentBytes:  {4, func(i *Info) uint64 { return uint64(i.NotSentBytes) }},
+	FieldDataSegsIn:    {4, func(i *Info) uint64 { return uint64(i.DataSegsIn) }},
+	FieldDataSegsOut:   {4, func(i *Info) uint64 { return uint64(i.DataSegsOut) }},
+	FieldDelivered:     {4, func(i *Info) uint64 { return uint64(i.Delivered) }},
+	FieldSndWnd:        {4, func(i *Info) uint64 { return uint64(i.SndWnd) }},
+}
+
+// A structure of any length is read as far as it goes. What it lacks is not told, and
+// what it has is read where the kernel puts it.
 func TestInfoOfAnyLength(t *testing.T) {
-	for _, tc := range []struct {
-		len     int
-		has     bool
-		retrans uint32
-		wnd     uint32
-	}{{0, false, 0, 0}, {103, false, 0, 0}, {104, true, 7, 0}, {192, true, 7, 0}, {231, true, 7, 0}, {232, true, 7, 1234}, {280, true, 7, 1234}, {1000, true, 7, 1234}} {
+	for n := range 300 {
+		b := record(5, n)
+		for i := range n {
+			b[diagMsgLen+nlaHdrLen+i] = byte(i + 1)
+		}
+		info := b[diagMsgLen+nlaHdrLen:]
 		var c Connection
-		if err := parseConnection(record(5, tc.len), &c); err != nil {
-			t.Fatalf("%d bytes: %v", tc.len, err)
+		if err := parseConnection(b, &c); err != nil {
+			t.Fatalf("%d bytes: %v", n, err)
 		}
-		if c.HasInfo != tc.has || c.Info.TotalRetrans != tc.retrans || c.Info.SndWnd != tc.wnd {
-			t.Errorf("%d bytes: %+v", tc.len, c)
+		i := &c.Info
+		if c.HasInfo != (n >= 104) || int(i.InfoLen) != n {
+			t.Fatalf("%d bytes: %+v", n, c)
 		}
+		if c.HasInfo && (i.TotalRetrans != ne.Uint32(info[100:]) || i.Probes != 4 || i.Backoff != 5 ||
+			i.RTO != time.Duration(ne.Uint32(info[8:]))*time.Microsecond || i.Unacked != ne.Uint32(info[24:])) {
+			t.Errorf("%d bytes: %+v", n, i)
+		}
+		for f, field := range fields {
+			if i.Has(f) != (n >= int(f)) {
+				t.Errorf("%d bytes: has the field that ends at %d: %v", n, f, i.Has(f))
+			}
+			want := uint64(0)
+			switch {
+			case n < int(f):
+			case field.size == 4:
+				want = uint64(ne.Uint32(info[f-4:]))
+			default:
+				want = ne.Uint64(info[f-8:])
+			}
+			if got := field.value(i); got != want {
+				t.Errorf("%d bytes: the field that ends at %d is %#x, want %#x", n, f, got, want)
+			}
+		}
+	}
+	b, c := record(5, 280), new(Connection)
+	if n := testing.AllocsPerRun(100, func() { _ = parseConnection(b, c) }); n != 0 {
+		t.Errorf("%v allocations for a record, want none", n)
 	}
 }
 
@@ -227,11 +270,18 @@ func errorAnswer(errno syscall.Errno) message {
 func FuzzParseConnection(f *testing.F) {
 	f.Add(record(5, 280))
 	f.Add(record(5, -1))
+	f.Add(record(5, 192))
+	f.Add(record(5, 130)) // as no kernel has it
 	f.Add(append(record(5, 100), 8, 0, attrULPInfo, 0, 9, 0, 1, 0))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var c Connection
 		if err := parseConnection(b, &c); err == nil && c.Remote.Addr().Is4In6() {
 			t.Error("a v4-mapped address was not turned into v4")
+		}
+		for f, field := range fields {
+			if v := field.value(&c.Info); v != 0 && (!c.HasInfo || !c.Info.Has(f)) {
+				t.Errorf("the field that ends at %d is %d, and was not told", f, v)
+			}
 		}
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/redisguard/redisguard/internal/sys"
+	"github.com/redisguard/redisguard/netns"
 )
 
 // ErrGone says that no socket has this 4-tuple and cookie any more.
@@ -37,6 +38,7 @@ type Socket struct {
 	recv  []byte
 	batch sys.Batch
 	conn  Connection // what Dump hands to its callback
+	ports portSet    // of a dump with more ports than the kernel filters by
 }
 
 // Open opens the socket in the namespace of the calling thread.
@@ -63,8 +65,18 @@ func (s *Socket) Close() { s.nl.Close() }
 // closed: a dump left half-read would make every later one on it fail with
 // EBUSY.
 func (s *Socket) Dump(f Filter, fn func(*Connection) error) error {
+	if f.RemotePorts != nil && len(f.RemotePorts) == 0 {
+		return nil
+	}
 	if len(f.RemotePorts) > MaxPorts {
-		return fmt.Errorf("cannot dump connections: %d remote ports, at most %d", len(f.RemotePorts), MaxPorts)
+		s.ports.fill(f.RemotePorts)
+		all := fn
+		fn = func(c *Connection) error {
+			if !s.ports.has(c.Remote.Port()) {
+				return nil
+			}
+			return all(c)
+		}
 	}
 	if err := s.dump(f, fn); err != nil {
 		s.Close()
@@ -143,7 +155,7 @@ var errNoAnswer = errors.New("the kernel did not answer")
 // sends from a file on a server that is gone holds it for as long. Destroy is the same.
 func (s *Socket) Get(ids []ID, out []Result) error { return s.get(ids, true, out) }
 
-// Peek is Get without TCP_INFO. It waits for nobody.
+// Peek is Get without TCP_INFO. It never waits.
 func (s *Socket) Peek(ids []ID, out []Result) error { return s.get(ids, false, out) }
 
 func (s *Socket) get(ids []ID, info bool, out []Result) error {
@@ -275,4 +287,19 @@ func kernelError(err error) error {
 		return fmt.Errorf("%w (%w)", ErrNotPermitted, err)
 	}
 	return err
+}
+
+// Use opens the socket in the namespace of the calling thread for as long as fn runs.
+func (s *Socket) Use(fn func() error) error {
+	if err := s.Open(); err != nil {
+		return err
+	}
+	defer s.Close()
+	return fn()
+}
+
+// In opens the socket in a namespace, which t visits, for as long as fn runs: an open
+// one would pin the namespace.
+func (s *Socket) In(t *netns.Thread, ns netns.Namespace, fn func() error) error {
+	return t.Visit(ns, func() error { return s.Use(fn) })
 }

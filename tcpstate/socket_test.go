@@ -2,12 +2,15 @@ package tcpstate
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/redisguard/redisguard/lab/labtest"
 )
 
 // pair returns both ends of a real TCP connection over loopback.
@@ -146,6 +149,43 @@ func TestDumpFiltersPortsInTheKernel(t *testing.T) {
 	}
 }
 
+func TestDumpOfManyPortsAndOfNone(t *testing.T) {
+	s := openSocket(t)
+	watched, _ := pair(t, "tcp4", "127.0.0.1:0")
+	other, _ := pair(t, "tcp4", "127.0.0.1:0")
+	ports := manyPorts(watched.RemoteAddr().(*net.TCPAddr).AddrPort().Port(), other.RemoteAddr().(*net.TCPAddr).AddrPort().Port())
+	f := Filter{RemotePorts: ports}
+	if _, ok := find(t, s, f, watched.LocalAddr().(*net.TCPAddr).AddrPort()); !ok {
+		t.Errorf("the last of %d ports is not matched", len(ports))
+	}
+	if _, ok := find(t, s, f, other.LocalAddr().(*net.TCPAddr).AddrPort()); ok {
+		t.Errorf("a port that is none of %d is matched", len(ports))
+	}
+	// The set of one dump must not show in the next.
+	if _, ok := find(t, s, Filter{RemotePorts: manyPorts(1, 2)}, watched.LocalAddr().(*net.TCPAddr).AddrPort()); ok {
+		t.Error("a port of the dump before is matched")
+	}
+	if err := s.Dump(Filter{RemotePorts: []uint16{}}, func(c *Connection) error {
+		return fmt.Errorf("%v -> %v", c.Local, c.Remote)
+	}); err != nil {
+		t.Errorf("an empty list of ports matches: %v", err)
+	}
+	if _, ok := find(t, s, Filter{}, other.LocalAddr().(*net.TCPAddr).AddrPort()); !ok {
+		t.Error("nil does not match every port")
+	}
+}
+
+// manyPorts are more ports than the kernel filters by, with is among them and
+// isNot not.
+func manyPorts(is, isNot uint16) (ports []uint16) {
+	for p := uint16(1); len(ports) < MaxPorts+100; p++ {
+		if p != isNot && p != is {
+			ports = append(ports, p)
+		}
+	}
+	return append(ports, is)
+}
+
 func TestGetBatchAndGone(t *testing.T) {
 	const n = 150 // more than two batches
 	s := openSocket(t)
@@ -174,6 +214,34 @@ func TestGetBatchAndGone(t *testing.T) {
 			t.Fatalf("%d: %+v", i, r)
 		}
 	}
+}
+
+// The fields are where this kernel, which has all of them, puts them.
+func TestInfoOfThisKernel(t *testing.T) {
+	c, peer := pair(t, "tcp4", "127.0.0.1:0")
+	buf := make([]byte, 8)
+	for range 3 {
+		for from, to := range map[*net.TCPConn]*net.TCPConn{c: peer, peer: c} {
+			if _, err := from.Write([]byte("12345")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := to.Read(buf); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s, local := openSocket(t), c.LocalAddr().(*net.TCPAddr).AddrPort()
+	labtest.Eventually(t, "everything is acknowledged", func() bool {
+		got, ok := find(t, s, Filter{RemotePorts: []uint16{c.RemoteAddr().(*net.TCPAddr).AddrPort().Port()}, Info: true}, local)
+		i := got.Info
+		for f := range fields {
+			if !i.Has(f) {
+				t.Fatalf("tcp_info of %d bytes does not have the field that ends at %d", i.InfoLen, f)
+			}
+		}
+		return ok && i.BytesAcked == 1+15 && i.BytesReceived == 15 && i.DataSegsIn == 3 && i.DataSegsOut == 3 && i.Delivered == 1+3 && // with the SYN
+			i.SegsIn >= 1+3 && i.NotSentBytes == 0 && i.SndWnd > 0 && i.Probes == 0 && i.RTO > 0
+	})
 }
 
 func TestDestroy(t *testing.T) {

@@ -2,11 +2,11 @@ package tcpstate
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redisguard/redisguard/internal/sys"
 )
@@ -19,10 +19,13 @@ import (
 type tracepoint struct {
 	rings  []*sys.TraceRing
 	format traceFormat
+	ports  *portSet // nil where the kernel filters by port
 }
 
 // traced is what a record says.
 type traced struct {
+	pid, tid      int           // that were running
+	at            time.Duration // when, by CLOCK_MONOTONIC
 	socket        uint64
 	state         State
 	local, remote netip.AddrPort
@@ -30,10 +33,11 @@ type traced struct {
 
 // openTracepoint starts receiving the tracepoint with the given name in tracefs,
 // where stateField holds a state, for sockets with one of the remote ports and for
-// which the filter expression where holds.
+// which the filter expression where holds. Without ports there is nothing to
+// receive, which needs no right.
 func openTracepoint(name, stateField, where string, ports []uint16, pages int) (*tracepoint, error) {
 	if len(ports) == 0 {
-		return nil, errors.New("no ports are watched")
+		return &tracepoint{}, nil
 	}
 	fs, err := sys.OpenTracefs()
 	if err != nil {
@@ -52,6 +56,11 @@ func openTracepoint(name, stateField, where string, ports []uint16, pages int) (
 		return nil, err
 	}
 	t := &tracepoint{}
+	if len(ports) > MaxPorts {
+		t.ports = new(portSet)
+		t.ports.fill(ports)
+		ports = nil
+	}
 	if t.format, err = parseTraceFormat(string(text), stateField); err != nil {
 		return nil, fmt.Errorf("tracepoint %s: %w", name, err)
 	}
@@ -77,22 +86,26 @@ func (t *tracepoint) close() {
 	t.rings = nil
 }
 
-// read calls fn with the process and the thread that were running, and the record,
-// for every one since the last call. It returns how many were lost for want of room.
-func (t *tracepoint) read(fn func(pid, tid int, r traced)) (lost uint64) {
+// read calls fn for every record since the last call. It returns how many were lost for want
+// of room.
+func (t *tracepoint) read(fn func(traced)) (lost uint64) {
 	for _, ring := range t.rings {
-		lost += ring.Read(func(pid, tid int, raw []byte) {
-			if r, ok := t.format.parse(raw); ok {
-				fn(pid, tid, r)
+		lost += ring.Read(func(s *sys.Sample) {
+			if r, ok := t.format.parse(s.Raw); ok && (t.ports == nil || t.ports.has(r.remote.Port())) {
+				r.pid, r.tid, r.at = s.PID, s.TID, s.At
+				fn(r)
 			}
 		})
 	}
 	return lost
 }
 
-// traceFilter writes the filter expression. It is limited to a page, far above
-// config.MaxPorts terms.
+// traceFilter writes the filter expression, of any port if ports is empty. The
+// kernel limits it to a page, which is far above MaxPorts terms.
 func traceFilter(ports []uint16, where string) string {
+	if len(ports) == 0 {
+		return where
+	}
 	terms := make([]string, len(ports))
 	for i, p := range ports {
 		terms[i] = "dport == " + strconv.Itoa(int(p))

@@ -9,10 +9,10 @@ import (
 
 // The reasons for doubt.
 const (
-	doubtLink    = "link down"
-	doubtGateway = "gateway silent"
-	doubtOthers  = "other connections stall too"
-	doubtLate    = "own loop late"
+	doubtLink      = "link down"
+	doubtGateway   = "gateway silent"
+	doubtUnrelated = "other connections stall too"
+	doubtLate      = "own loop late"
 )
 
 // doubtFor is how long a doubt lasts that is neither renewed nor contradicted.
@@ -31,7 +31,7 @@ func (s *space) setDoubt(reason string, holds bool, now, expires time.Duration, 
 	s.doubts[reason] = d
 }
 
-func (c *Core) takeLate(late time.Duration) {
+func (c *Core) observeLate(late time.Duration) {
 	if late <= lateStep {
 		return
 	}
@@ -40,13 +40,13 @@ func (c *Core) takeLate(late time.Duration) {
 	}
 }
 
-func (c *Core) takeNextHop(n *NextHop) {
+func (c *Core) observeNextHop(n *NextHop) {
 	s := c.watchedSpace(n.Path.NS)
 	if s == nil {
 		return
 	}
-	// It is looked at again at its next turn, up to which the doubt must last.
-	lasts := max(doubtFor, 2*c.hopTurn())
+	// It is looked at again within that time, while there are suspects.
+	const lasts = doubtFor
 	s.setDoubt(doubtLink, n.LinkDown, c.now, c.now+lasts, n.Detail)
 	if n.Gateway != NeighbourUnknown {
 		s.setDoubt(doubtGateway, n.Gateway == Silent, c.now, c.now+lasts, n.Detail)
@@ -58,14 +58,17 @@ func (c *Core) takeNextHop(n *NextHop) {
 		}
 	}
 	s.looked = max(s.looked, n.At)
-	if e := c.endpoints[n.Path.Endpoint]; e != nil {
+	if e := c.endpoints[n.Path.endpoint()]; e != nil {
+		if !n.LinkDown && n.Gateway != Silent {
+			e.hopSeen = max(e.hopSeen, n.At)
+		}
 		if p := e.paths[n.Path.NS]; p != nil {
 			p.hop = *n
 		}
 	}
 }
 
-func (c *Core) takeOthers(o *Others) {
+func (c *Core) observeUnrelated(o *Unrelated) {
 	s := c.watchedSpace(o.NS)
 	if s == nil {
 		return
@@ -73,15 +76,15 @@ func (c *Core) takeOthers(o *Others) {
 	stalls := o.Heard == 0 && o.Stalled > 0
 	switch {
 	case !stalls:
-		s.othersSince = 0
-	case s.othersSince == 0:
-		s.othersSince = c.now
-	case c.now-s.othersSince > othersAtMost*c.set.DownAfter:
+		s.unrelatedSince = 0
+	case s.unrelatedSince == 0:
+		s.unrelatedSince = c.now
+	case c.now-s.unrelatedSince > unrelatedAtMost*c.set.DownAfter:
 		// Far more time was given. What else this namespace talked to may have
 		// died together with the endpoint.
 		stalls = false
 	}
-	s.setDoubt(doubtOthers, stalls, c.now, c.now+othersPause+doubtFor,
+	s.setDoubt(doubtUnrelated, stalls, c.now, c.now+unrelatedPause+doubtFor,
 		fmt.Sprintf("%d connections elsewhere wait for an answer and none was heard for %v", o.Stalled, ms(o.Window)))
 }
 
@@ -117,16 +120,6 @@ func (c *Core) doubtful(s *space) bool {
 	return host != nil && host != s && len(host.doubts) > 0
 }
 
-// doubtAnywhere says whether there is doubt about any namespace.
-func (c *Core) doubtAnywhere() bool {
-	for _, s := range c.spaces {
-		if len(s.doubts) > 0 {
-			return true
-		}
-	}
-	return false
-}
-
 // clearSince is when the last doubt about s ended: what was silent before that
 // proves nothing.
 func (c *Core) clearSince(s *space) time.Duration {
@@ -137,7 +130,7 @@ func (c *Core) clearSince(s *space) time.Duration {
 	return t
 }
 
-// settleDoubts ends doubts that nobody renewed, and tells of beginnings and ends.
+// settleDoubts ends doubts that were not renewed, and reports beginnings and ends.
 func (c *Core) settleDoubts() {
 	for _, s := range c.spaces {
 		for reason, d := range s.doubts {
@@ -154,14 +147,14 @@ func (c *Core) settleDoubts() {
 		case len(s.doubts) == 0 && s.told:
 			s.told = false
 			s.clear = c.now
-			c.startAnew(s)
+			c.resetSilences(s)
 			c.event(Event{Type: GuardDoubtOver, Path: PathKey{NS: s.ns}, Text: "reaping goes on, every silence is measured anew from now"})
 		}
 	}
 }
 
-// startAnew forgets what was concluded from silences during a doubt about s.
-func (c *Core) startAnew(s *space) {
+// resetSilences forgets what was concluded from silences during a doubt about s.
+func (c *Core) resetSilences(s *space) {
 	for _, e := range c.ranked {
 		for _, p := range e.ranked {
 			if p.space != s && s.ns != c.set.HostNS {

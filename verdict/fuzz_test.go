@@ -15,8 +15,14 @@ func FuzzStep(f *testing.F) {
 	f.Add([]byte(`[{"now":1000000000,"late":900000000,"appeared":[{"key":{"ns":10,"cookie":1},"remote":"10.9.0.1:6379","permit":1,"owner":"a"}],` +
 		`"samples":[{"key":{"ns":10,"cookie":1},"state":2,"timer":1,"unacked":1,"segs_in":3,"data_segs_out":4,"total_retrans":3}]},` +
 		`{"now":4000000000,"probes":[{"id":1,"path":{"ns":10,"endpoint":"10.9.0.1:6379"},"started":3000000000,"outcome":1}],` +
-		`"next_hops":[{"path":{"ns":10,"endpoint":"10.9.0.1:6379"},"at":3000000000,"gateway":2}],"others":[{"ns":10,"stalled":1}]},` +
+		`"next_hops":[{"path":{"ns":10,"endpoint":"10.9.0.1:6379"},"at":3000000000,"gateway":2}],"unrelated":[{"ns":10,"stalled":1}]},` +
 		`{"now":9000000000,"gone":[{"ns":10,"cookie":1}],"reaped":[{"key":{"ns":10,"cookie":1},"at":5,"outcome":"reaped"}]}]`))
+	f.Add([]byte(`[{"now":1000000000,"endpoints":[{"endpoint":"10.9.0.1:6379","state":"ok","role":"primary","run_id":"a","at":1000000000}],` +
+		`"appeared":[{"key":{"ns":10,"cookie":1},"remote":"10.9.0.7:6379","backend":"10.9.0.1:6379","run_id":"a","role":"primary","permit":1}],` +
+		`"samples":[{"key":{"ns":10,"cookie":1},"state":2,"segs_in":3}]},` +
+		`{"now":2000000000,"endpoints":[{"endpoint":"10.9.0.1:6379","state":"demoted","since":1500000000,"run_id":"b","at":2000000000,"policies":{"on_demoted":"reap"},` +
+		`"successor":"10.9.0.2:6379"}],"fenced":[{"path":{"ns":10,"endpoint":"10.9.0.1:6379"},"state":"refused"}]},` +
+		`{"now":4000000000,"endpoints":[{"endpoint":"10.9.0.1:6379","forget":true}]}]`))
 	f.Add(recordedDown())
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		var steps []Input

@@ -1,17 +1,20 @@
 package verdict
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // judge applies the rules to one endpoint.
 func (c *Core) judge(e *endpoint) {
 	e.loss.decay(c.now)
-	e.refill(c.now, c.set.ProbesPerSecond)
+	e.tokens.Refill(c.now, c.set.ProbesPerSecond, probeBurst)
 	e.forgetProbes(c.now, c.set.DownAfter)
 	e.sum(c.now, c.window(e))
 	for i := len(e.ranked) - 1; i >= 0; i-- { // backwards, since paths are dropped
 		p := e.ranked[i]
 		c.judgePath(p)
-		if len(p.conns) == 0 && (!p.down || c.now-p.empty >= rememberDown) {
+		if len(p.conns) == 0 && (!p.down && p.fenceAt == 0 || c.now-p.empty >= rememberDown) {
 			if p.down {
 				c.event(Event{Type: EndpointUp, Path: p.key, Text: "nobody connects to it any more: forgotten", Took: c.now - p.evidence.Since})
 			}
@@ -21,9 +24,8 @@ func (c *Core) judge(e *endpoint) {
 	if len(e.paths) == 0 {
 		return
 	}
-	c.poolDown(e)
 	c.judgeFrozen(e)
-	c.askProbe(e)
+	c.requestProbe(e)
 }
 
 // window is how long an answer is waited for before a transmission to e counts
@@ -41,7 +43,11 @@ func (e *endpoint) sum(now, window time.Duration) {
 		e.silentProbes = e.silentProbes || e.probes[i].unanswered(now, window)
 	}
 	e.heardBy, e.heardMost, e.heardNext = nil, 0, 0
+	e.silentPaths = 0
 	for _, p := range e.ranked {
+		if p.waiting > 0 && slices.ContainsFunc(p.list, func(k *conn) bool { return k.testifies() && k.reap != reapOver && k.unheard(now) }) {
+			e.silentPaths++
+		}
 		switch {
 		case e.heardBy == nil || p.heard > e.heardMost:
 			e.heardBy, e.heardMost, e.heardNext = p, p.heard, e.heardMost
@@ -75,60 +81,99 @@ func (c *Core) silenceOf(p *path) *silence {
 
 // silence is what is unanswered on a path.
 type silence struct {
-	waiting     int           // connections with something unanswered for longer than is usual
-	unanswered  int           // their transmissions
-	start       time.Duration // first of them
-	lastTx      time.Duration // last of them that has had time to be answered
-	newestTx    time.Duration // last of them
-	probes      int           // unanswered probes
-	probeStart  time.Duration // first of them
-	probeLast   time.Duration // last of them
-	detail      string
-	contradicts bool
+	waiting      int           // established connections with something unanswered for longer than is usual
+	unanswered   int           // their transmissions
+	asks         int           // those of them that we have asked for
+	connecting   int           // connects in the same state
+	connectStart time.Duration // first of their requests
+	start        time.Duration // first of the transmissions, or of the requests if there are none
+	lastTx       time.Duration // last transmission that has had time to be answered
+	newestTx     time.Duration // last of all
+	probes       int           // unanswered probes
+	own          int           // those of them from this namespace
+	probeStart   time.Duration // first of them
+	probeLast    time.Duration // last of them
+	detail       string
 }
 
 // survey collects what the connections of p wait for.
 func (c *Core) survey(p *path, s *silence) {
+	if p.waiting == 0 {
+		return
+	}
 	window := c.window(p.endpoint)
-	if p.waiting > 0 {
-		for _, k := range p.conns {
-			// One that was judged and may not be reaped tells nothing new, and is
-			// no reason to go on probing until the kernel gives up on it.
-			if !k.waiting || k.reap == reapOver || !k.late(c.now) {
-				continue
-			}
-			s.waiting++
-			s.unanswered += k.unanswered
-			if s.start == 0 || k.waitFrom < s.start {
-				s.start = k.waitFrom
+	for _, k := range p.list {
+		// One that was judged and may not be reaped tells nothing new, and is
+		// no reason to go on probing until the kernel gives up on it.
+		if !k.waiting || k.reap == reapOver || !k.late(c.now) {
+			continue
+		}
+		if !k.testifies() {
+			s.connecting++
+			if s.connectStart == 0 || k.waitFrom < s.connectStart {
+				s.connectStart = k.waitFrom
 			}
 			s.newestTx = max(s.newestTx, k.lastTx)
-			if c.now-k.lastTx >= max(window, 2*k.rtt) {
-				s.lastTx = max(s.lastTx, k.lastTx)
-			}
+			continue
 		}
+		s.waiting++
+		s.unanswered += k.unanswered
+		s.asks += k.asks
+		if s.start == 0 || k.waitFrom < s.start {
+			s.start = k.waitFrom
+		}
+		s.newestTx = max(s.newestTx, k.lastTx)
+		if c.now-k.lastTx >= max(window, 2*k.rtt) {
+			s.lastTx = max(s.lastTx, k.lastTx)
+		}
+	}
+	if s.waiting == 0 {
+		s.start = s.connectStart
 	}
 }
 
+// testifies says whether what k waits for says something about established connections:
+// one that its peer has not accepted yet says as much as a connect.
+func (k *conn) testifies() bool { return k.state == Established && k.proven() }
+
 // late says whether k has waited longer than an answer usually takes.
+// Its own kernel repeats nothing before that; a question and data that went out right after
+// it are no repetition.
 func (k *conn) late(now time.Duration) bool {
-	return k.unanswered >= 2 || now-k.waitFrom >= max(lateAnswer, 4*k.rtt)
+	return k.unanswered-k.asks >= 2 || now-k.waitFrom >= k.patience()
 }
 
-// addProbes adds the probes since the silence began. Other namespaces' probes
-// count as well as long as nothing that was heard elsewhere contradicts them:
-// there are too many namespaces on a node to probe from each.
+// patience is how long an answer usually takes at most: to what was asked, and has not
+// been acknowledged before, a retransmission timeout.
+func (k *conn) patience() time.Duration {
+	usual := max(lateAnswer, 4*k.rtt)
+	if k.asks > 0 && k.asks == k.unanswered {
+		usual = max(usual, min(k.rto, answerMax))
+	}
+	return usual
+}
+
+// unheard says whether something that k sent or was asked is unanswered for longer than
+// an answer takes: its own evidence, without which it is never taken along.
+func (k *conn) unheard(now time.Duration) bool {
+	return k.waiting && now-k.waitFrom >= max(k.patience(), min(k.rto, answerMax))
+}
+
+// addProbes adds the probes since the silence began. Where none was made from here, those
+// of other namespaces count, if they are of two at least and nothing that was heard
+// elsewhere contradicts them: there are too many namespaces on a node to probe from each,
+// and one of them may have a fault, or a policy, of its own.
 func (c *Core) addProbes(p *path, s *silence) {
 	e := p.endpoint
 	floor := max(p.heard, c.clearSince(p.space))
 	own := false
 	for i := range e.probes {
 		pr := &e.probes[i]
-		if pr.Path.NS == p.key.NS && pr.Started >= max(floor, s.start) && pr.Outcome != CouldNotTell {
+		if p.baseline && pr.Path.NS == p.key.NS && pr.Started >= max(floor, s.start) && pr.Outcome != CouldNotTell {
 			own = true
 		}
 	}
-	s.contradicts = e.heardElsewhere(p) > max(floor, s.start)
+	contradicts := e.heardElsewhere(p) > max(floor, s.start)
 	// The last probe that got through, if any, is where the silence begins.
 	for i := range e.probes {
 		pr := &e.probes[i]
@@ -137,19 +182,27 @@ func (c *Core) addProbes(p *path, s *silence) {
 			continue
 		}
 		if !mine && pr.Started > max(floor, s.start) {
-			s.contradicts = true
+			contradicts = true
 		}
 		if mine || !own {
 			floor = max(floor, pr.Started)
 		}
 	}
 	window := c.window(e)
+	others := NS(0) // one of the other namespaces
+	several := false
 	for i := range e.probes {
 		pr := &e.probes[i]
 		q := e.paths[pr.Path.NS]
 		mine := q == p
-		if !pr.unanswered(c.now, window) || pr.Started < floor || q == nil || !q.baseline || s.contradicts && !mine {
+		if !pr.unanswered(c.now, window) || pr.Started < floor || q == nil || !q.baseline || !mine && (contradicts || own) {
 			continue
+		}
+		if mine {
+			s.own++
+		} else {
+			several = several || others != 0 && others != q.key.NS
+			others = q.key.NS
 		}
 		s.probes++
 		if s.probeStart == 0 {
@@ -157,6 +210,9 @@ func (c *Core) addProbes(p *path, s *silence) {
 		}
 		s.probeLast = max(s.probeLast, pr.Started)
 		s.detail = pr.words(c.now)
+	}
+	if s.own == 0 && !several {
+		s.probes, s.probeStart, s.probeLast, s.detail = 0, 0, 0, ""
 	}
 	s.start = max(s.start, floor)
 }
@@ -177,11 +233,11 @@ func (p *Probe) words(now time.Duration) string {
 	return p.Outcome.String()
 }
 
-// judgePath applies the flow and the down rule.
+// judgePath applies the rules about one path.
 func (c *Core) judgePath(p *path) {
 	if p.down {
 		if p.heard > p.downAt || p.rise >= riseProbes {
-			c.up(p)
+			c.up(p, "answers again")
 		} else {
 			c.out.Suspects = append(c.out.Suspects, p.key)
 			c.reapPath(p)
@@ -189,17 +245,18 @@ func (c *Core) judgePath(p *path) {
 		}
 	}
 	s := c.silenceOf(p)
-	if s.waiting == 0 && s.probes == 0 {
-		if p.suspect != 0 {
+	c.judgeAccepting(p)
+	if s.waiting == 0 && s.connecting == 0 && s.probes == 0 {
+		if p.suspect != 0 && (p.heard > p.suspect || p.outcome == Alive && p.probed > p.suspect || c.now-p.suspect > suspectFor) {
 			c.event(Event{Type: EndpointUp, Path: p.key, Text: "answers again, was only suspect", Took: c.now - p.suspect})
 			p.suspect = 0
 		}
 		return
 	}
 	c.out.Suspects = append(c.out.Suspects, p.key)
-	c.askNextHop(p)
-	c.tellStalled(p)
-	if s.probes > 0 && p.suspect == 0 {
+	c.requestNextHop(p)
+	c.reportStalled(p)
+	if s.own > 0 && p.suspect == 0 && (s.waiting > 0 || c.now-s.probeStart >= c.set.DownAfter/2) && p.heard < s.probeStart {
 		p.suspect = c.now
 		c.event(Event{Type: EndpointSuspect, Path: p.key, Text: "a probe is unanswered: " + s.detail})
 	}
@@ -207,42 +264,113 @@ func (c *Core) judgePath(p *path) {
 		return
 	}
 	c.flowRule(p)
+	c.connectRule(p)
 	c.downRule(p, s)
 }
 
-// tellStalled reports connections that retransmit without an answer.
-func (c *Core) tellStalled(p *path) {
-	for _, k := range p.conns {
-		if k.waiting && !k.told && k.state == Established && k.unanswered >= 2 {
-			k.told, k.open = true, true
-			c.event(Event{Type: ConnectionStalled, Path: p.key, Key: k.key, Text: "data is unacknowledged and retransmitting", Took: c.now - k.waitFrom})
+// reportStalled reports connections that wait for an answer.
+func (c *Core) reportStalled(p *path) {
+	for _, k := range p.list {
+		if !k.waiting || k.told || k.state != Established || k.unanswered < 2 || k.holeTold {
+			continue
 		}
+		text := "data is unacknowledged and retransmitting"
+		switch {
+		case k.asks == k.unanswered:
+			text = "its peer does not answer when asked"
+		case k.probing:
+			text = "its peer does not answer its probes"
+		}
+		k.told, k.open, k.openBy = true, true, ""
+		c.event(Event{Type: ConnectionStalled, Path: p.key, Key: k.key, Text: text, Took: c.now - k.waitFrom})
 	}
 }
 
 // flowRule finds connections whose own flow is broken while the endpoint is fine.
 func (c *Core) flowRule(p *path) {
 	e := p.endpoint
-	loss, burst := e.loss.p(), max(e.loss.b(), minFlowBurst)
-	for _, k := range p.conns {
-		if !k.waiting || k.state != Established || k.reap != notReaping {
+	if p.waiting == 0 || p.lastFailed(c.now, c.window(e)) {
+		return // what is silent may be the path
+	}
+	for _, k := range p.list {
+		if !k.waiting || !k.testifies() || !k.condemnable() {
 			continue
 		}
 		quiet := c.now - max(k.waitFrom, k.heard, c.clearSince(p.space))
 		if k.runs < 2 || k.aliveAfter == 0 || quiet < c.set.MinSilence {
 			continue
 		}
-		n := k.sentSince(c.clearSince(p.space))
-		l := likelihood(loss, burst, n, k.runs)
-		if l > e.loss.surely() || !c.nextHopKnown(p, k.waitFrom) || !c.seen(p, k) {
+		if k.asks < k.unanswered && k.askable(c.now) && (k.asks == 0 || c.now-k.askedAt < k.answerTime()) {
+			// What it has sent may be lost for its size or content: an empty segment tells.
+			c.wake(max(k.askedAt+k.answerTime(), c.now+20*time.Millisecond))
 			continue
 		}
-		c.condemn(k, Evidence{
-			Rule: RuleFlow, Kinds: Stall | ProbeSay, Since: k.waitFrom, Silence: quiet, Waiting: 1,
+		asked := k.asks > 0 && k.askable(c.now)
+		if k.accepted && (quiet < c.set.DownAfter || asked && k.asks < 2) {
+			// Something answers connection requests; that may be on this side of what
+			// is but pausing.
+			c.wake(max(k.waitFrom+c.set.DownAfter, c.now+20*time.Millisecond))
+			continue
+		}
+		n, runs := k.sentSince(c.clearSince(p.space)), k.runs
+		if k.holeSince != 0 {
+			// What it sends is known to be lost for its size or content: that its asks
+			// are unanswered now is all that counts.
+			n = min(n, k.asks)
+			runs = min(runs, n)
+		}
+		loss := max(e.loss.p(), k.flow.p())
+		burst := max(e.loss.b(), minFlowBurst, loss)
+		l := likelihood(loss, burst, n, runs)
+		bar := e.loss.surely()
+		if loss >= lossyFrom {
+			bar = surelyLossy
+		}
+		if asked && !c.set.Blind && k.sampled < k.askedAt+k.answerTime() {
+			// Its answer may be there, and not have been seen.
+			if at := k.askedAt + k.answerTime(); c.now < at {
+				c.wake(at)
+			} else {
+				c.out.Look = append(c.out.Look, p.key)
+			}
+			continue
+		}
+		if p.broken != 0 && c.now-p.broken < brokenFor && bar == surelyClean {
+			bar = surelySibling
+		}
+		if l > bar || !c.nextHopKnown(p, k.waitFrom) || !c.seen(p, k) {
+			continue
+		}
+		ev := Evidence{
+			Rule: RuleFlow, Kinds: Stall, Since: k.waitFrom, Silence: quiet, Waiting: 1, Asks: k.asks, Siblings: k.siblings,
 			Unanswered: n, ProbesAlive: e.aliveSince(k.waitFrom), Loss: loss, Burst: burst, Likelihood: l, NextHop: p.hop.Detail,
-		}, PolicyReap, 1)
+		}
+		if ev.ProbesAlive > 0 {
+			ev.Kinds |= ProbeSay
+		}
+		if c.condemnOnce(k, ev) {
+			p.broken, e.broken = c.now, c.now
+		}
 	}
 }
+
+// lastFailed says whether the last probe from p that tells anything was unanswered.
+func (p *path) lastFailed(now, window time.Duration) (failed bool) {
+	at := time.Duration(0)
+	for i := range p.endpoint.probes {
+		pr := &p.endpoint.probes[i]
+		if pr.Path != p.key || pr.Started < at {
+			continue
+		}
+		if bad := pr.unanswered(now, window); bad || pr.Outcome == Alive || pr.Connected != 0 {
+			at, failed = pr.Started, bad
+		}
+	}
+	return failed
+}
+
+// answerTime is how long the answer to an ask may take.
+func (k *conn) answerTime() time.Duration { return max(2*ackGrain, 2*k.rtt) }
 
 // aliveSince counts the probes that were started since t and alive.
 func (e *endpoint) aliveSince(t time.Duration) (n int) {
@@ -252,56 +380,6 @@ func (e *endpoint) aliveSince(t time.Duration) (n int) {
 		}
 	}
 	return n
-}
-
-// downRule finds that nothing answers any more.
-func (c *Core) downRule(p *path, s *silence) {
-	e := p.endpoint
-	kinds := Stall | ProbeSay
-	needProbes := 1
-	start := s.start
-	if s.waiting == 0 {
-		// Idle connections only: what probes say is all there is.
-		kinds, needProbes = ProbeSay, 3
-		start = max(start, s.probeStart)
-	} else {
-		// What was sent before the silence began (before the last probe that got
-		// through, before the end of a doubt) is no part of it.
-		s.unanswered = 0
-		for _, k := range p.conns {
-			if k.waiting && k.reap != reapOver && k.late(c.now) {
-				s.unanswered += k.sentSince(start)
-			}
-		}
-		if s.unanswered+s.probes < 2 {
-			return
-		}
-	}
-	window := c.window(e)
-	due := start + c.set.DownAfter
-	if s.probes < needProbes {
-		c.wake(due - window)
-		return
-	}
-	if c.now < due {
-		c.wake(due)
-		return
-	}
-	// The silence is as long as its last witness says: a transmission near the
-	// end of it that has had its time to be answered.
-	if max(s.lastTx, s.probeLast) < due-window {
-		return
-	}
-	n := s.unanswered + s.probes
-	loss, burst := e.loss.p(), e.loss.b()
-	l := likelihood(loss, burst, n, 1)
-	if l > e.loss.surely() || !c.nextHopKnown(p, start) || !c.seenAll(p) {
-		return
-	}
-	c.down(p, Evidence{
-		Rule: RuleDown, Kinds: kinds, Since: start, Silence: c.now - start, Waiting: s.waiting, Unanswered: n,
-		ProbesUnanswered: s.probes, ProbeDetail: s.detail, Loss: loss, Burst: burst, Likelihood: l, NextHop: p.hop.Detail,
-	})
 }
 
 // seen says whether k was looked at a moment ago, and asks for a look at its path
@@ -319,105 +397,56 @@ func (c *Core) seen(p *path, k *conn) bool {
 // some must not be refuted by another.
 func (c *Core) seenAll(p *path) bool {
 	for _, k := range p.conns {
-		if !k.held && !c.seen(p, k) {
+		if !k.blocked && !c.seen(p, k) {
 			return false
 		}
 	}
 	return true
 }
 
-func (c *Core) down(p *path, ev Evidence) {
-	e := p.endpoint
-	p.down, p.downAt, p.evidence = true, c.now, ev
-	p.rise, e.gap = 0, probeGap*5
-	c.event(Event{Type: EndpointDown, Path: p.key, Text: ev.String(), Evidence: &ev})
-	c.reapPath(p)
-}
-
-func (c *Core) up(p *path) {
-	p.down, p.pooled = false, false
+func (c *Core) up(p *path, why string) {
+	p.down = false
 	p.suspect = 0
-	c.event(Event{Type: EndpointUp, Path: p.key, Text: "answers again", Took: c.now - p.evidence.Since})
-	for _, k := range p.conns {
-		if k.reap == reapQueued {
+	c.event(Event{Type: EndpointUp, Path: p.key, Text: why, Took: c.now - p.evidence.Since})
+	for _, k := range p.list {
+		if k.reap == reapQueued && !k.entry.evidence.Rule.live() {
 			k.reap = notReaping
 		}
 	}
 }
 
-// poolDown extends what one path has shown to those on which nothing can show,
-// because their connections are all idle or no probe was made from there. One
-// path alone proves only that it is broken itself (a policy, a fault of that
-// pod's network, or a pod that plays the endpoint): a probe from a second
-// namespace must be unanswered too, and nothing of the endpoint may have been
-// heard anywhere since.
-func (c *Core) poolDown(e *endpoint) {
-	by := e.downBy()
-	if by == nil || !c.secondWitness(e, by) {
-		return
-	}
-	for _, q := range e.ranked {
-		if q.down || q.heard > by.evidence.Since || c.doubtful(q.space) || q.outcome == Alive && q.probed > by.evidence.Since {
-			continue
-		}
-		if c.clearSince(q.space) > by.evidence.Since || !c.seenAll(q) {
-			continue
-		}
-		c.down(q, by.evidence)
-		q.pooled = true
-	}
-}
-
-// downBy is the path that was found down first on two kinds of evidence of its
-// own, nil if there is none.
-func (e *endpoint) downBy() (by *path) {
-	for _, p := range e.ranked {
-		if p.down && !p.pooled && p.evidence.Kinds.Count() > 1 && (by == nil || p.downAt < by.downAt) {
-			by = p
-		}
-	}
-	return by
-}
-
-// secondWitness says whether another namespace than that of by finds the endpoint
-// silent as well, and none finds it alive.
-func (c *Core) secondWitness(e *endpoint, by *path) bool {
-	since, found := by.evidence.Since, false
-	if e.heardElsewhere(by) > since || by.heard > since {
-		return false
-	}
-	window := c.window(e)
-	for i := range e.probes {
-		pr := &e.probes[i]
-		if pr.Started < since {
-			continue
-		}
-		if pr.Outcome == Alive || pr.Outcome == Unresponsive {
-			return false
-		}
-		q := e.paths[pr.Path.NS]
-		if q != nil && q != by && q.baseline && pr.unanswered(c.now, window) {
-			found = true
-		}
-	}
-	return found
-}
-
-// reapPath condemns all connections of a path that is down.
+// reapPath condemns the connections of a path that is down: each on something of its own
+// that is unanswered, and never for what others have shown alone.
 func (c *Core) reapPath(p *path) {
-	for _, k := range p.conns {
-		if k.reap != notReaping || k.held {
+	policy := c.policy(RuleDown, p.key.Endpoint)
+	for _, k := range p.list {
+		if !k.condemnable() || k.blocked {
 			continue
 		}
 		ev := p.evidence
-		switch k.state {
-		case Established:
+		switch {
+		case k.testifies():
 			if k.heard > ev.Since || k.first > p.downAt {
 				// Heard since, or made since: then it is not part of the
 				// silence. What is heard brings the endpoint up soon.
 				continue
 			}
-		case SynSent:
+			if !k.unheard(c.now) {
+				if k.waiting || k.askable(c.now) || c.now-p.downAt < askPatience {
+					continue
+				}
+				if k.reap == reapQueued {
+					continue // for what the cluster view says, which goes on
+				}
+				if policy == PolicyReap && k.permit == MayReap {
+					c.spare(k, ev, "it is idle, and could not be asked: "+k.whyNotAsked())
+					continue
+				} // else there is another reason to leave it
+			}
+		case ev.Kinds == ProbeSay && c.peopled(p.endpoint):
+			// The server may just not accept new connections, for which none is ended.
+			continue
+		case k.state == SynSent || k.state == Established && k.waiting:
 			// One that was made since is given the time of one more SYN.
 			age := c.now - k.first
 			if k.first > p.downAt && (age < rtoMin*5 || p.endpoint.lastUnanswered(c.now, c.window(p.endpoint)) < k.first) {
@@ -425,12 +454,18 @@ func (c *Core) reapPath(p *path) {
 				continue
 			}
 			if k.first > p.downAt {
-				ev = Evidence{Rule: RuleSyn, Kinds: ev.Kinds | Stall, Since: k.first, Silence: age, Waiting: 1, Unanswered: k.unanswered, ProbesUnanswered: 1, ProbeDetail: ev.ProbeDetail}
+				// What it rests on is what the endpoint was found down by, if that was of both kinds:
+				// its own request is of the kind of probes, and makes no second one.
+				kinds := ProbeSay
+				if ev.Kinds.Count() > 1 {
+					kinds = ev.Kinds
+				}
+				ev = Evidence{Rule: RuleSyn, Kinds: kinds, Since: k.first, Silence: age, Waiting: 1, Unanswered: k.unanswered, ProbesUnanswered: 1, ProbeDetail: ev.ProbeDetail}
 			}
 		default:
 			continue
 		}
-		c.condemn(k, ev, c.set.OnDown, len(p.conns))
+		c.condemn(k, ev, policy, len(p.conns))
 	}
 }
 
@@ -477,11 +512,11 @@ func (c *Core) judgeFrozen(e *endpoint) {
 		if !e.frozenTold {
 			c.event(Event{Type: EndpointDown, Path: p.key, Text: ev.String(), Evidence: &ev})
 		}
-		if c.set.OnUnresponsive != PolicyReap || c.doubtful(p.space) {
+		if c.policy(RuleUnresponsive, e.key.addr) != PolicyReap || c.doubtful(p.space) {
 			continue
 		}
 		for _, k := range p.conns {
-			if k.state == Established && k.reap == notReaping && k.first < e.frozenSince {
+			if k.state == Established && k.hadReply && k.condemnable() && k.first < e.frozenSince {
 				c.condemn(k, ev, PolicyReap, len(p.conns))
 			}
 		}

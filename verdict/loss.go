@@ -10,7 +10,7 @@ import (
 // p is the share of transmissions that had to be repeated, b the share of
 // unanswered repetitions that were followed by one more: 0 when losses come
 // alone, near 1 when they come in bursts. Both are averages with a prior:
-// priorTx transmissions of which half a one was lost, so that nobody is taken
+// priorTx transmissions of which half a one was lost, so that no path is taken
 // for clean before some hundred transmissions were seen to arrive.
 type loss struct {
 	tx, lost          float64 // transmissions, and those that were repetitions
@@ -43,12 +43,39 @@ const (
 	// kernel's own retransmissions do the rest and a false verdict costs a
 	// second one soon, one in ten thousand million. A loss made good in the last
 	// seconds is reason enough: how bad the path has become shows only later.
-	lossyFrom    = 0.02
-	ln10         = 2.302585092994046
-	surelyClean  = -7 * ln10
-	surelyLossy  = -10 * ln10
+	lossyFrom   = 0.02
+	ln10        = 2.302585092994046
+	surelyClean = -7 * ln10
+	surelyLossy = -10 * ln10
+	// surelySibling is for flows on a path on which one was just found broken, which makes
+	// others likely: two asks on a clean path (facts.md, "How long silence must be").
+	surelySibling = -4*ln10 + 1e-9
+	// surelyConnect is for a connect that hangs: a false verdict costs a client a retry.
+	surelyConnect = -5 * ln10
+	// surelyAlone is added where connections testify alone, without fresh ones.
+	surelyAlone  = -3 * ln10
 	maxLossShare = 0.95
 )
+
+// flowLoss is the loss that one connection has seen: it may have a way of its own (ECMP),
+// which is worse than those of the others.
+type flowLoss struct{ tx, lost float32 }
+
+// flowTx is how many transmissions are remembered at most; the older half is forgotten.
+const flowTx = 200
+
+func (f *flowLoss) answered(tx, lost float32) {
+	if f.tx += tx; f.lost < maxLossShare*f.tx {
+		f.lost += lost
+	}
+	if f.tx > flowTx {
+		f.lost *= flowTx / 2 / f.tx
+		f.tx = flowTx / 2
+	}
+}
+
+// p is as of loss; with few transmissions it says nothing.
+func (f *flowLoss) p() float64 { return min(maxLossShare, float64(f.lost/(f.tx+newPriorTx))) }
 
 // decay forgets, so that the numbers describe the last minutes.
 func (l *loss) decay(now time.Duration) {

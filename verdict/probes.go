@@ -1,11 +1,11 @@
 package verdict
 
-import "time"
-
-func (e *endpoint) refill(now time.Duration, perSecond float64) {
-	e.tokens = min(probeBurst, e.tokens+(now-e.tokAt).Seconds()*perSecond)
-	e.tokAt = now
-}
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+)
 
 // forgetProbes drops probes that no rule looks at any more.
 func (e *endpoint) forgetProbes(now, downAfter time.Duration) {
@@ -20,9 +20,9 @@ func (e *endpoint) forgetProbes(now, downAfter time.Duration) {
 	e.probes = e.probes[:n]
 }
 
-// takeProbe brings the start or the end of a probe to account.
-func (c *Core) takeProbe(pr *Probe) {
-	e := c.endpoints[pr.Path.Endpoint]
+// observeProbe evaluates the start or the end of a probe.
+func (c *Core) observeProbe(pr *Probe) {
+	e := c.endpoints[pr.Path.endpoint()]
 	if e == nil {
 		return
 	}
@@ -44,13 +44,7 @@ func (c *Core) takeProbe(pr *Probe) {
 	}
 	switch pr.Outcome {
 	case Alive:
-		for _, q := range e.paths {
-			// What works from elsewhere says nothing about a path that was
-			// found broken by itself.
-			if q == p || q.pooled {
-				q.rise++
-			}
-		}
+		c.observeProbed(pr)
 		if took := pr.Ended - pr.Started; e.rtt == 0 {
 			e.rtt = took
 		} else {
@@ -58,6 +52,8 @@ func (c *Core) takeProbe(pr *Probe) {
 		}
 		if p != nil {
 			p.baseline = true
+			p.rise++ // what works from elsewhere says nothing about this path
+			p.deadRow, p.deadBeside, p.deadSince = 0, 0, 0
 			// Connection request and PING; what was lost before it was a loss only.
 			e.loss.answered(2+p.lost, p.lost)
 			p.lost = 0
@@ -66,52 +62,71 @@ func (c *Core) takeProbe(pr *Probe) {
 			c.thaw(e)
 		}
 		for _, q := range e.paths {
-			if q != p && (q.outcome == Dead || q.outcome == Refused) {
-				continue // from there it is known not to work
-			}
-			for _, k := range q.conns {
-				if k.waiting && k.aliveAfter == 0 && pr.Started >= k.lastTx {
-					// The first one: what is sent after it was sent after an
-					// answer, whenever we come to see it.
-					k.aliveAfter = pr.Ended
-				}
-			}
+			c.probeGotThrough(pr, q)
 		}
 	case Unresponsive:
-		e.fell(p)
+		if p == nil {
+			break
+		}
+		p.rise = 0
+		c.probeGotThrough(pr, p)
+		// That its kernel accepts connections is known now.
+		p.deadRow, p.deadBeside, p.deadSince = 0, 0, 0
+		if !p.baseline {
+			// It may be something that never answers a PING: it wants TLS, or a
+			// PROXY header.
+			break
+		}
 		if e.frozenSince == 0 {
 			e.frozenSince = pr.Started
 		}
 	case Dead, Refused:
-		e.fell(p)
-		if p != nil && pr.Outcome == Dead {
+		if p == nil {
+			break
+		}
+		p.rise = 0
+		if pr.Outcome == Dead {
 			p.lost++
 		}
-	}
-}
-
-// fell ends a row of successes.
-func (e *endpoint) fell(p *path) {
-	for _, q := range e.paths {
-		if q == p || q.pooled {
-			q.rise = 0
+		if p.deadRow++; p.deadRow == 1 {
+			p.deadSince = pr.Started
+		}
+		if p.heard > pr.Started && pr.Started >= p.besideAt { // one after the other: a pause of the path may end during several
+			p.deadBeside++
+			p.besideAt = c.now
 		}
 	}
 }
 
-// askProbe asks for at most one probe of e, from the path that needs one most.
-func (c *Core) askProbe(e *endpoint) {
+// probeGotThrough notes a probe that got through for the connections of p: what they send
+// after it is sent after an answer, whenever we come to see it.
+func (c *Core) probeGotThrough(pr *Probe, p *path) {
+	if p.waiting == 0 {
+		return
+	}
+	for _, k := range p.list {
+		if k.waiting && k.aliveAfter == 0 && pr.Started >= k.lastTx && pr.gotThrough(p, k.lastTx) {
+			k.aliveAfter = pr.Ended
+			k.accepted = k.accepted || pr.Outcome == Unresponsive
+		}
+	}
+}
+
+// requestProbe asks for at most one probe of e, from the path that needs one most.
+func (c *Core) requestProbe(e *endpoint) {
 	var want *path
-	reserve := false // may use the last token
-	by := e.downBy()
+	wantKnown, reserve := false, false // the latter may use the last token
 	for _, p := range e.ranked {
-		need, urgent := c.needsProbe(p, by)
+		need, urgent := c.needsProbe(p)
 		if !need {
 			continue
 		}
-		// First the urgent ones, then whoever has not probed for longest.
-		if want == nil || urgent && !reserve || urgent == reserve && p.probed < want.probed {
-			want, reserve = p, urgent
+		// First those from where probes have succeeded before and none was made in this
+		// silence: what they find counts for all. Then the urgent ones, then the one
+		// whose last probe is the oldest.
+		known := p.baseline && p.probed < c.silenceOf(p).start
+		if want == nil || known && !wantKnown || known == wantKnown && (urgent && !reserve || urgent == reserve && p.probed < want.probed) {
+			want, wantKnown, reserve = p, known, urgent
 		}
 	}
 	if want == nil {
@@ -126,51 +141,52 @@ func (c *Core) askProbe(e *endpoint) {
 	if pending > maxPending || pending == maxPending && !reserve {
 		return
 	}
-	if next := e.asked + probeGap; c.now < next {
+	if next := e.probeRequested + probeGap; c.now < next {
 		c.wake(next)
 		return
 	}
-	if e.tokens < 1 || e.tokens < 2 && !reserve {
-		short := 1 - e.tokens
-		if !reserve {
-			short++
-		}
-		c.wake(c.now + time.Duration(short/c.set.ProbesPerSecond*float64(time.Second)))
+	least := 2.0 // the last one is kept for a verdict that waits for it
+	if reserve {
+		least = 1
+	}
+	if !e.tokens.Has(least) {
+		c.wake(c.now + e.tokens.Wait(least, c.set.ProbesPerSecond))
 		return
 	}
-	e.tokens--
-	e.asked = c.now
+	e.tokens.Take()
+	e.probeRequested = c.now
 	want.probed = c.now
-	c.out.Probe = append(c.out.Probe, want.key)
+	c.out.Probe = append(c.out.Probe, ProbeWanted{want.key, want.source()})
 }
 
 // needsProbe says whether a probe from p would tell something now, and whether a
-// verdict waits for it. by is the path that shows the endpoint down, if any.
-func (c *Core) needsProbe(p, by *path) (need, urgent bool) {
+// verdict waits for it.
+func (c *Core) needsProbe(p *path) (need, urgent bool) {
 	e := p.endpoint
 	if p.down {
 		// Is it back? Slower and slower, and not all nodes of a fleet at once.
-		jitter := 0.75 + float64(hash(uint64(c.set.HostNS), uint64(p.key.NS), uint64(e.addr.Port()))%512)/1024
-		if at := e.asked + time.Duration(float64(e.gap)*jitter); c.now < at {
+		jitter := 0.75 + float64(hash(uint64(c.set.HostNS), uint64(p.key.NS), uint64(e.key.addr.Port()))%512)/1024
+		if at := e.probeRequested + time.Duration(float64(e.gap)*jitter); c.now < at {
 			c.wake(at)
 			return false, false
 		}
 		e.gap = min(2*e.gap, downProbeMax)
 		return true, false
 	}
-	if by != nil && p.baseline && p.probed < by.evidence.Since {
-		return true, true // the second witness, see poolDown
-	}
 	s := c.silenceOf(p)
-	if s.waiting > 0 || s.probes > 0 {
+	if s.waiting > 0 || s.connecting > 0 || s.probes > 0 {
 		if !p.baseline && !p.established() {
-			// Nobody has ever connected from here: a failure would prove
-			// nothing, and somebody may be scanning.
+			// No connection from here was ever established: a failure would prove
+			// nothing, and the client may be a scanner.
 			return false, false
 		}
 		start := s.start
 		if s.waiting == 0 {
 			start = max(start, s.probeStart)
+		}
+		// A connect that hangs alone: its requests are no reason to probe for ever.
+		if s.waiting == 0 && s.probes == 0 && p.outcome == Alive && p.probed > start && c.now-s.connectStart > connectFor {
+			return false, false
 		}
 		// The witness at the end of DownAfter.
 		at := start + c.set.DownAfter - c.window(e)
@@ -193,6 +209,18 @@ func (c *Core) needsProbe(p, by *path) (need, urgent bool) {
 		c.wake(p.probed + pause)
 		return false, false
 	}
+	if p.deadRow > 0 && p.established() {
+		// Established connections are fine, and new ones were not at last, or never.
+		pause := max(suspectProbe, min((c.now-p.deadSince)/8, suspectProbeMax))
+		if !p.baseline {
+			pause = min(time.Duration(p.deadRow)*suspectProbeMax/2, max(c.set.Baseline, suspectProbeMax))
+		}
+		if c.now-p.probed >= pause {
+			return true, false
+		}
+		c.wake(p.probed + pause)
+		return false, false
+	}
 	return c.quiet(p), false
 }
 
@@ -201,10 +229,10 @@ func (c *Core) needsProbe(p, by *path) (need, urgent bool) {
 func (c *Core) quiet(p *path) bool {
 	e := p.endpoint
 	since := time.Duration(0)
-	if p.asleep > 0 {
+	if p.awaitingReply > 0 {
 		for _, k := range p.conns {
-			if k.asleep != 0 && (since == 0 || k.asleep < since) {
-				since = k.asleep
+			if k.awaitingReply != 0 && (since == 0 || k.awaitingReply < since) {
+				since = k.awaitingReply
 			}
 		}
 	}
@@ -220,7 +248,7 @@ func (c *Core) quiet(p *path) bool {
 	if e.frozenSince != 0 {
 		gap = quietAfter / 2 // the verdict is near
 	}
-	if at := e.asked + gap; c.now < at {
+	if at := e.probeRequested + gap; c.now < at {
 		c.wake(at)
 		return false
 	}
@@ -228,9 +256,9 @@ func (c *Core) quiet(p *path) bool {
 	return true
 }
 
-// baselines asks for the rare probes of healthy paths: without one that has
-// succeeded, a later failure says nothing. At most one a second and node, and
-// three paths of an endpoint.
+// baselines asks for the rare probes of healthy paths: without one that has succeeded, a
+// later failure says less. Endpoints that have none come first, and namespaces take turns:
+// one with thousands of endpoints of its own must not keep the others from theirs.
 func (c *Core) baselines() {
 	if c.now < c.nextBaseline {
 		c.wake(c.nextBaseline)
@@ -238,40 +266,50 @@ func (c *Core) baselines() {
 	}
 	const places = 3
 	var want *path
-	for _, e := range c.endpoints {
+	wantHave := 0
+	for _, e := range c.ranked {
 		have := 0
-		for _, p := range e.paths {
+		for _, p := range e.ranked {
 			if p.baseline && c.now-p.probed < c.set.Baseline {
 				have++
 			}
 		}
-		if have >= min(places, len(e.paths)) || c.now < e.asked+probeGap || e.tokens < 2 {
+		if have >= min(places, len(e.paths)) || c.now < e.probeRequested+probeGap || !e.tokens.Has(2) {
 			continue
 		}
-		for _, p := range e.paths {
+		for _, p := range e.ranked {
 			if p.down || p.suspect != 0 || p.probed != 0 && c.now-p.probed < min(c.set.Baseline, time.Minute) || !p.established() {
 				continue
 			}
-			if want == nil || p.probed < want.probed || p.probed == want.probed && less(p.key, want.key) {
-				want = p
+			if want == nil || cmp.Or(cmp.Compare(min(have, 1), min(wantHave, 1)), cmp.Compare(p.space.baselineAt, want.space.baselineAt),
+				cmp.Compare(have, wantHave), cmp.Compare(p.probed, want.probed)) < 0 {
+				want, wantHave = p, have
 			}
 		}
 	}
 	if want == nil {
 		return
 	}
-	want.endpoint.tokens--
-	want.endpoint.asked = c.now
-	want.probed = c.now
-	c.nextBaseline = c.now + time.Second
-	c.out.Probe = append(c.out.Probe, want.key)
+	want.endpoint.tokens.Take()
+	want.endpoint.probeRequested = c.now
+	want.probed, want.space.baselineAt = c.now, c.now
+	c.nextBaseline = c.now + baselineGap
+	c.out.Probe = append(c.out.Probe, ProbeWanted{want.key, want.source()})
 }
 
-func less(a, b PathKey) bool {
-	if x := a.Endpoint.Compare(b.Endpoint); x != 0 {
-		return x < 0
+// source is the local address from which a probe of p is to come: that of a connection that
+// waits for an answer, if one does, else of each in turn, and of the last one where all are
+// gone.
+func (p *path) source() netip.Addr {
+	if len(p.list) == 0 {
+		return p.lastSource
 	}
-	return a.NS < b.NS
+	p.probeTurn++
+	k := p.list[p.probeTurn%len(p.list)]
+	for i := 0; p.waiting > 0 && !k.waiting && i < len(p.list); i++ {
+		k = p.list[(p.probeTurn+i)%len(p.list)]
+	}
+	return k.local.Addr()
 }
 
 func (p *path) established() bool {
@@ -283,58 +321,66 @@ func (p *path) established() bool {
 	return false
 }
 
-// askNextHop asks for a look at the way out, of the namespace and of the host,
-// while p is suspect.
-func (c *Core) askNextHop(p *path) {
-	c.hopTokens = min(nextHopBurst, c.hopTokens+(c.now-c.hopTokensAt).Seconds()*nextHopRate)
-	c.hopTokensAt = c.now
-	if (p.hopAsked == 0 || c.now-p.hopAsked >= c.hopTurn()) && c.hopTokens >= 1 {
-		c.hopTokens--
-		p.hopAsked = c.now
-		c.out.NextHop = append(c.out.NextHop, p.key)
+// requestNextHop has the way out looked at, of the namespace and of the host, while p is
+// suspect.
+func (c *Core) requestNextHop(p *path) {
+	s := c.silenceOf(p)
+	if c.now-p.space.hopRequested >= nextHopWait || p.space.hopRequested == 0 {
+		c.hops = append(c.hops, p)
 	}
-	if age := c.now - c.hostAsked; p.key.NS != c.set.HostNS && (c.hostAsked == 0 || age >= nextHopFresh || age >= nextHopWait && c.hostAsked < c.silenceOf(p).start) {
-		c.hostAsked = c.now
-		c.out.NextHop = append(c.out.NextHop, PathKey{c.set.HostNS, p.key.Endpoint})
+	if age := c.now - c.hostRequested; p.key.NS != c.set.HostNS && (c.hostRequested == 0 || age >= nextHopFresh || age >= nextHopWait && c.hostRequested < s.start) {
+		c.hostRequested = c.now
+		c.out.NextHop = append(c.out.NextHop, PathKey{NS: c.set.HostNS, Endpoint: p.key.Endpoint})
 	}
-	c.othersTokens = min(othersBurst, c.othersTokens+(c.now-c.othersTokensAt).Seconds()/othersPause.Seconds())
-	c.othersTokensAt = c.now
-	s, asked := c.silenceOf(p), p.space.othersAsked
-	if s.waiting == 0 || c.othersTokens < 1 || asked != 0 && asked >= s.start && c.now-asked < othersPause {
+	c.unrelatedTokens.Refill(c.now, 1/unrelatedPause.Seconds(), unrelatedBurst)
+	requested := p.space.unrelatedRequested
+	if s.waiting == 0 || !c.unrelatedTokens.Has(1) || requested != 0 && requested >= s.start && c.now-requested < unrelatedPause {
 		return
 	}
-	if at := s.start + min(othersAfter, c.set.DownAfter/2); c.now < at {
+	if at := s.start + min(unrelatedAfter, c.set.DownAfter/2); c.now < at {
 		c.wake(at)
 		return
 	}
-	c.othersTokens--
-	p.space.othersAsked = c.now
-	c.out.Others = append(c.out.Others, OthersWanted{Path: p.key, Since: s.start + othersSlack})
+	c.unrelatedTokens.Take()
+	p.space.unrelatedRequested = c.now
+	c.out.Unrelated = append(c.out.Unrelated, UnrelatedWanted{Path: p.key, Since: s.start + unrelatedSlack})
 }
 
-// hopTurn is how often a path's next hop is looked at: with many suspects each has
-// its turn less often.
-func (c *Core) hopTurn() time.Duration {
-	return max(nextHopWait, time.Duration(float64(c.suspects)/nextHopRate*float64(time.Second)))
+// nextHops asks for the looks at next hops that are due, one for each namespace, in turn:
+// its path that has waited longest for one.
+func (c *Core) nextHops() {
+	c.hopTokens.Refill(c.now, nextHopRate, nextHopBurst)
+	slices.SortStableFunc(c.hops, func(a, b *path) int {
+		return cmp.Or(cmp.Compare(a.space.hopRequested, b.space.hopRequested), cmp.Compare(a.hopRequested, b.hopRequested))
+	})
+	for _, p := range c.hops {
+		if p.space.hopRequested == c.now && p.key.NS != c.set.HostNS {
+			continue
+		}
+		if !c.hopTokens.Take() {
+			return
+		}
+		p.hopRequested, p.space.hopRequested = c.now, c.now
+		c.out.NextHop = append(c.out.NextHop, p.key)
+	}
 }
 
-// nextHopKnown says whether the way out was looked at during the silence, or
-// whether there has been no answer about it for long enough to go on without.
+// nextHopKnown says whether the way out was looked at during the silence, or whether
+// there has been no answer about it for long enough to go on without. A pod's own way out
+// is this node, and the same for all its endpoints.
 func (c *Core) nextHopKnown(p *path, since time.Duration) bool {
-	at := p.hop.At
-	if p.key.NS != c.set.HostNS {
-		// A silent gateway takes longer to find out than one that answers: the
-		// namespace's own, which is this node, always does.
-		at = min(at, c.space(c.set.HostNS).looked)
+	fresh := func(at time.Duration) bool { return at >= since && c.now-at <= nextHopFresh+nextHopWait }
+	own, host := p.hop.At, p.key.NS == c.set.HostNS
+	if !host {
+		own = max(own, p.space.looked)
+		// A silent gateway takes longer to find out than one that answers.
+		host = c.space(c.set.HostNS).looked >= since
 	}
-	if at >= since && c.now-at <= nextHopFresh+nextHopWait {
+	if host && (fresh(own) || p.endpoint.silentPaths >= sharedFate && fresh(p.endpoint.hopSeen)) {
 		return true
 	}
-	hostKnown := p.key.NS == c.set.HostNS || c.space(c.set.HostNS).looked >= since
-	if hostKnown && c.now-since >= c.set.MinSilence+3*nextHopWait && !c.doubtAnywhere() {
-		// No answer, or no turn among too many: nobody else's way out is in
-		// doubt either.
-		return true
+	if host && c.now-since >= c.set.MinSilence+3*nextHopWait {
+		return true // no answer, or no turn among too many
 	}
 	c.wake(c.now + 50*time.Millisecond)
 	return false

@@ -12,9 +12,16 @@ type queued struct {
 	conn     *conn
 	due      time.Duration
 	verdict  time.Duration
-	segsIn   uint32
-	turn     int // within its namespace, see release
+	heard    time.Duration
+	received uint64 // bytes
+	turn     int    // within its namespace, see release
 	evidence Evidence
+}
+
+// frozen says whether the process of the peer is what does not answer, and has not by now:
+// its kernel acknowledges all the time.
+func (q *queued) frozen(now *Counters) bool {
+	return q.evidence.Rule == RuleUnresponsive && now.BytesReceived == q.received
 }
 
 // condemn decides that k is half-dead. What follows depends on what we may do.
@@ -33,6 +40,9 @@ func (c *Core) condemn(k *conn, ev Evidence, policy Policy, of int) {
 	case k.permit != MayReap:
 		why = k.reason()
 	}
+	if why != "" && k.reap == reapQueued {
+		return // for what the cluster view says, which goes on
+	}
 	if why != "" {
 		c.spare(k, ev, why)
 		return
@@ -43,7 +53,22 @@ func (c *Core) condemn(k *conn, ev Evidence, policy Policy, of int) {
 		delay = time.Duration(hash(uint64(k.key.NS), k.key.Cookie) % uint64(window))
 	}
 	k.reap = reapQueued
-	c.queue = append(c.queue, &queued{conn: k, due: c.now + delay, verdict: c.now, segsIn: k.segsIn, evidence: ev})
+	k.entry = &queued{conn: k, due: c.now + delay, verdict: c.now, heard: k.heard, received: k.counters.BytesReceived, evidence: ev}
+	c.queue = append(c.queue, k.entry)
+}
+
+// condemnable says whether k may be condemned: nothing is under way about it but perhaps
+// what the cluster view says, which other evidence may overtake.
+func (k *conn) condemnable() bool {
+	return k.reap == notReaping || k.reap == reapQueued && k.entry.evidence.Rule.byTopology()
+}
+
+// asking is when k was last asked, if it waits for an answer to that; 0 if not.
+func (k *conn) asking() time.Duration {
+	if k.asks == 0 {
+		return 0
+	}
+	return k.askedAt
 }
 
 // reason is why k may not be reaped.
@@ -56,15 +81,26 @@ func (k *conn) reason() string {
 
 // spare tells that k was judged and is not reaped.
 func (c *Core) spare(k *conn, ev Evidence, why string) {
-	k.reap, k.open = reapOver, true
+	if ev.Rule.byTopology() {
+		// Whether it makes progress is another question: the other rules go on.
+		if k.reap == reapQueued {
+			k.reap = notReaping
+		}
+		if k.peer.fact.said {
+			return
+		}
+		k.setPeer().fact.said = true
+	} else {
+		k.reap = reapOver
+	}
+	k.open, k.openBy = true, ev.Rule
 	c.event(Event{Type: ConnectionJudged, Path: k.path.key, Key: k.key, Text: "not reaped (" + why + "): " + ev.String(), Evidence: &ev, Took: ev.Silence})
 }
 
-// release lets go of the condemned whose time has come: as many as the rate
+// release requests the due reaps: as many as the rate
 // allows and the breaker lets through.
 func (c *Core) release() {
-	c.tokens = min(float64(c.set.Burst), c.tokens+(c.now-c.tokensAt).Seconds()*c.set.Rate)
-	c.tokensAt = c.now
+	c.reapTokens.Refill(c.now, c.set.Rate, float64(c.set.Burst))
 	if len(c.queue) == 0 {
 		return
 	}
@@ -89,9 +125,9 @@ func (c *Core) release() {
 	for _, q := range c.queue {
 		k := q.conn
 		switch {
-		case k.reap != reapQueued || k.segsIn != q.segsIn:
-			// Gone, or heard since the verdict.
-			if k.reap == reapQueued {
+		case k.entry != q || k.reap != reapQueued || k.state == Closing || k.heard != q.heard && !q.evidence.Rule.live() && !q.frozen(&k.counters):
+			// Gone, or closed or heard since the verdict, or condemned once more.
+			if k.entry == q && k.reap == reapQueued {
 				k.reap = notReaping
 			}
 			continue
@@ -99,24 +135,30 @@ func (c *Core) release() {
 			// Taken back while it waited for its turn.
 			c.spare(k, q.evidence, k.reason())
 			continue
+		case c.withdrawn(q):
+			// Another policy since: it is judged anew under that.
+			k.reap = notReaping
+			continue
 		case q.due > c.now:
 			c.wake(q.due)
 		case c.doubtful(k.path.space):
 			// The silence will be measured anew when the doubt is over.
 			k.reap = notReaping
 			continue
-		case c.tokens < 1:
-			c.wake(c.now + time.Duration(float64(time.Second)*(1-c.tokens)/c.set.Rate))
+		case c.fencePending(k.path):
+			c.wake(k.path.fenceAt + fenceWait)
+		case !c.reapTokens.Has(1):
+			c.wake(c.now + c.reapTokens.Wait(1, c.set.Rate))
 		case !c.breakerAllows(q.evidence.Kinds):
 			q.due = c.now + time.Second
 			c.wake(q.due)
 		default:
-			c.tokens--
+			c.reapTokens.Take()
 			if q.evidence.Kinds.Count() < 2 {
-				c.oneKind = append(c.oneKind, lonely{c.now, len(c.conns)})
+				c.oneKind = append(c.oneKind, oneKindReap{c.now, len(c.conns)})
 			}
-			k.reap = reapAsked
-			c.out.Reap = append(c.out.Reap, Reap{Key: k.key, Local: k.local, Remote: k.remote, SegsIn: q.segsIn, Verdict: q.verdict, Evidence: q.evidence})
+			k.reap = reapRequested
+			c.out.Reap = append(c.out.Reap, Reap{Key: k.key, Local: k.local, Remote: k.remote, Counters: k.counters, AckAt: k.ackAt, Asked: k.asking(), Live: q.evidence.Rule.live(), Verdict: q.verdict, Evidence: q.evidence})
 			continue
 		}
 		keep = append(keep, q)
@@ -125,15 +167,27 @@ func (c *Core) release() {
 	c.queue = keep
 }
 
-// lonely is a reap on one kind of evidence, and how many connections were
+// withdrawn says whether the policy that q was condemned by does not hold any more. What
+// follows from the cluster view is judged in every step, see judgeStale.
+func (c *Core) withdrawn(q *queued) bool {
+	switch rule := q.evidence.Rule; rule {
+	case RuleUnresponsive:
+		return c.policy(rule, q.conn.remote) != PolicyReap
+	case RuleDown, RuleSyn: // RuleFlow and RuleConnect have none
+		return c.policy(RuleDown, q.conn.remote) != PolicyReap
+	}
+	return false
+}
+
+// oneKindReap is a reap on one kind of evidence, and how many connections were
 // tracked then.
-type lonely struct {
+type oneKindReap struct {
 	at      time.Duration
 	tracked int
 }
 
 // recent drops the reaps before the breaker's window.
-func recent(reaps []lonely, now time.Duration) []lonely {
+func recent(reaps []oneKindReap, now time.Duration) []oneKindReap {
 	i := 0
 	for i < len(reaps) && now-reaps[i].at >= breakerWindow {
 		i++
@@ -166,20 +220,38 @@ func (c *Core) breakerAllows(k Kinds) bool {
 	return false
 }
 
-func (c *Core) takeReaped(r *ReapResult) {
+func (c *Core) observeReaped(r *ReapResult) {
 	k := c.conns[r.Key]
 	if k == nil {
+		return
+	}
+	if r.Postponed {
+		if k.reap == reapRequested {
+			k.reap, k.again = notReaping, c.now+postponed
+		}
+		return
+	}
+	if k.reap == reapRequested && k.entry.evidence.Rule.byTopology() && r.Outcome != ReapDone && r.Outcome != ReapGone {
+		c.observeLeft(k, r.Outcome)
 		return
 	}
 	switch r.Outcome {
 	case ReapDone:
 		k.open = false // the reap has ended it
+		if k.entry != nil {
+			c.noteRepeat(k, max(0, min(r.At, c.now)))
+		}
 		c.watchFor(k, max(0, min(r.At, c.now)))
 		c.forget(r.Key)
 	case ReapGone:
 		c.forget(r.Key)
 	case ReapSpared:
-		k.reap = notReaping
+		k.reap, k.again = notReaping, c.now+reapRetry
+		if r.Heard && k.path.down && k.path.evidence.Rule == RuleDown {
+			// It is a witness against the verdict about all of them.
+			k.path.heard = max(k.path.heard, c.now)
+			c.up(k.path, "one of its connections was found to make progress at the last look: the others are spared as well")
+		}
 	case ReapDryRun:
 		k.reap = reapOver
 	default:
@@ -191,16 +263,30 @@ func (c *Core) takeReaped(r *ReapResult) {
 	}
 }
 
-// clientKey names a client: a process in a namespace, or all of the namespace
-// where the process is not known.
-type clientKey struct {
-	ns    NS
-	owner string
+// observeLeft evaluates that a reap by what the cluster view says has left k alive. One
+// is enough for a fact, unless it failed.
+func (c *Core) observeLeft(k *conn, o ReapOutcome) {
+	k.reap = notReaping
+	f := &k.setPeer().fact
+	f.over = true
+	if o == ReapSpared || o == ReapDryRun {
+		return
+	}
+	k.open, k.openBy = true, k.entry.evidence.Rule // as one whose reap has failed
+	f.failures++
+	f.over, f.again = f.failures >= maxFailures, c.now+reapRetry
 }
 
-// absence is a client that was reaped and has not been seen with a working
+// clientKey names a client: a workload in a namespace (the same whatever process it
+// runs), a process where that is not known, or all of the namespace.
+type clientKey struct {
+	ns  NS
+	who string
+}
+
+// missingClient is a client that was reaped and has not been seen with a working
 // connection since.
-type absence struct {
+type missingClient struct {
 	path  PathKey
 	since time.Duration
 	conns int
@@ -209,26 +295,26 @@ type absence struct {
 
 // watchFor waits for the client of k to come back.
 func (c *Core) watchFor(k *conn, at time.Duration) {
-	key := clientKey{k.key.NS, k.owner}
+	key := clientKey{k.key.NS, k.who()}
 	a := c.clients[key]
 	if a == nil {
-		a = &absence{path: k.path.key, since: at}
+		a = &missingClient{path: k.path.key, since: at}
 		c.clients[key] = a
 	}
 	a.conns++
 	c.wake(a.since + backWithin)
 }
 
-// absences looks for clients that are back, and reports those that stay away.
-func (c *Core) absences() {
+// missingClients looks for clients that are back, and reports those that stay away.
+func (c *Core) missingClients() {
 	if len(c.clients) == 0 {
 		return
 	}
 	for _, k := range c.conns {
-		if k.state != Established || k.bytesIn == 0 {
+		if k.state != Established || k.counters.BytesReceived == 0 {
 			continue
 		}
-		for _, key := range [2]clientKey{{k.key.NS, k.owner}, {k.key.NS, ""}} {
+		for _, key := range [2]clientKey{{k.key.NS, k.who()}, {k.key.NS, ""}} {
 			// Of several new connections the first is told of.
 			if a := c.clients[key]; a != nil && k.first > a.since && (a.back == nil || k.key.Cookie < a.back.key.Cookie) {
 				a.back = k
@@ -240,7 +326,7 @@ func (c *Core) absences() {
 			delete(c.clients, key)
 			took := max(0, k.heard-a.since)
 			c.event(Event{Type: ConnectionRecovered, Path: k.path.key, Key: k.key, Took: took,
-				Text: fmt.Sprintf("the client %sis back %v after %d of its connections to %v were reaped", named(key.owner), ms(took), a.conns, a.path.Endpoint)})
+				Text: fmt.Sprintf("the client %sis back %v after %d of its connections to %v were reaped", named(key.who), ms(took), a.conns, a.path.Endpoint)})
 			continue
 		}
 		if c.now-a.since < backWithin {
@@ -249,13 +335,13 @@ func (c *Core) absences() {
 		}
 		delete(c.clients, key)
 		c.event(Event{Type: ClientNotBack, Path: a.path, Took: c.now - a.since,
-			Text: fmt.Sprintf("the client %shas no working connection to any watched endpoint %v after %d of its connections were reaped (it may have ended)", named(key.owner), ms(c.now-a.since), a.conns)})
+			Text: fmt.Sprintf("the client %shas no working connection to any watched endpoint %v after %d of its connections were reaped (it may have ended)", named(key.who), ms(c.now-a.since), a.conns)})
 	}
 }
 
-func named(owner string) string {
-	if owner == "" {
+func named(who string) string {
+	if who == "" {
 		return ""
 	}
-	return owner + " "
+	return who + " "
 }

@@ -12,7 +12,8 @@ const (
 	PolicyIgnore Policy = "ignore"
 )
 
-// Settings are the numbers that decisions depend on. All must be set.
+// Settings are the numbers that decisions depend on. All must be set but those of the
+// cluster view. They are comparable with ==.
 type Settings struct {
 	// HostNS is the host's namespace, through whose uplink the others reach the
 	// world.
@@ -37,11 +38,19 @@ type Settings struct {
 	// Baseline is how often a path of a healthy endpoint is probed, so that a
 	// later failure means something.
 	Baseline time.Duration
-	// Blind says that nobody answers Output.Look, as in a replay: verdicts rest on
+	// Blind says that Output.Look is not answered, as in a replay: verdicts rest on
 	// what has been seen then.
 	Blind          bool `json:"-"`
 	OnDown         Policy
 	OnUnresponsive Policy
+	// The policies about what a cluster view says; empty is PolicySignal. All of these
+	// are the defaults for endpoints about which no EndpointFact names one.
+	OnFailed   Policy `json:",omitempty"`
+	OnRemoved  Policy `json:",omitempty"`
+	OnDemoted  Policy `json:",omitempty"`
+	OnReplaced Policy `json:",omitempty"`
+	// Fence has Output.Fence computed, and reaps wait for the fences in it.
+	Fence bool `json:",omitempty"`
 }
 
 // The constants behind the rules, each with its reason.
@@ -88,25 +97,29 @@ const (
 	nextHopFresh = time.Second
 	nextHopWait  = 500 * time.Millisecond
 	// nextHopRate is how many looks at next hops a node makes per second, and
-	// nextHopBurst how many at once: each takes up to 2 ms of CPU.
-	nextHopRate  = 2
-	nextHopBurst = 40
+	// nextHopBurst how many at once: each takes up to 2 ms of CPU. A namespace has one in
+	// nextHopWait at most, whatever number of paths it has.
+	nextHopRate  = 10
+	nextHopBurst = 20
+	// sharedFate is how many namespaces make one look at the way out serve all: what they
+	// have in common is the host's way out and the endpoint.
+	sharedFate = 3
 	// lookFresh is how old the looks at the connections that a verdict is about
 	// may be: a little more than the usual tick.
 	lookFresh = 250 * time.Millisecond
-	// othersPause is the time between two looks at connections elsewhere, in one
+	// unrelatedPause is the time between two looks at unrelated connections, in one
 	// namespace and, after a burst, on the node: each is a dump, some 20 ms on a
 	// crowded node.
-	othersPause = 5 * time.Second
-	othersBurst = 4
-	// othersAtMost is for how many times DownAfter such connections hold a
+	unrelatedPause = 5 * time.Second
+	unrelatedBurst = 4
+	// unrelatedAtMost is for how many times DownAfter unrelated connections hold a
 	// verdict back.
-	othersAtMost = 10
-	// othersAfter is how long a silence lasts before it is asked for them: by
-	// then theirs shows too. What they have heard within othersSlack of its
+	unrelatedAtMost = 10
+	// unrelatedAfter is how long a silence lasts before unrelated connections are
+	// looked at: by then theirs shows too. What they have heard within unrelatedSlack of its
 	// beginning may have been on its way already.
-	othersAfter = 500 * time.Millisecond
-	othersSlack = 100 * time.Millisecond
+	unrelatedAfter = 500 * time.Millisecond
+	unrelatedSlack = 100 * time.Millisecond
 	// suspectProbe is the pace of probes while a silence lasts; from four seconds
 	// on it gets slower, down to suspectProbeMax.
 	suspectProbe    = 500 * time.Millisecond
@@ -121,13 +134,45 @@ const (
 	quietMax = 30 * time.Second
 	// backWithin is how soon a client should be back after a reap.
 	backWithin = 30 * time.Second
-	// rememberDown is how long an endpoint is known to be down after the last
-	// connection to it went; clients with a backoff return within this time.
+	// rememberDown is how long an endpoint is known to be down, or a fence for it kept,
+	// after the last connection to it went; clients with a backoff return within this
+	// time.
 	rememberDown = time.Minute
+	// fenceWait is how long a reap waits for the fence of its path. Setting one takes
+	// some milliseconds (a netlink transaction, behind the kernel's commit mutex that all
+	// of the node's nftables users share); a client that is let go without it hangs in
+	// its next connect, which is worse than to be let go a fifth of a second later.
+	fenceWait = 200 * time.Millisecond
 	// endOfTime, some 36 years after boot, keeps sums of times from overflowing.
 	endOfTime = 1 << 60
+	// connectTries requests of a connect must be unanswered, and connectSilence have
+	// passed, before it is found to hang: the third goes out after two seconds
+	// (tcp_syn_linear_timeouts; three on kernels before 6.5).
+	connectTries   = 3
+	connectSilence = 2 * time.Second
+	// downWitnesses is in how many namespaces an endpoint must be down to speak for it in
+	// another one, whose own connections are unanswered as well.
+	downWitnesses = 3
+	// synTimeout is when a connection request is repeated first (TCP_TIMEOUT_INIT, RFC 6298).
+	synTimeout = time.Second
+	// idleDownAfter is how many times DownAfter fresh connections must be unanswered where
+	// established ones cannot be asked: only what they are used for tells of them.
+	idleDownAfter = 3
+	// connectFor is for how long a connect that hangs is a reason to probe; by then it was
+	// judged, or never will be.
+	connectFor = 10 * time.Second
+	// baselineGap keeps baselines apart: a hundred endpoints have theirs within 20 s.
+	baselineGap = 200 * time.Millisecond
+	// suspectFor ends a suspicion that nothing confirms.
+	suspectFor = 5 * time.Second
 	// maxFailures is how often a failing reap is tried, reapRetry the pause in
 	// between.
 	maxFailures = 3
 	reapRetry   = time.Second
+	// settledFor is how soon a node about which all is done is looked at again, beside when
+	// something new is known of it: a removed one may stay so for days.
+	settledFor = time.Second
+	// postponed is the pause after a reap that was not tried since what may be done has
+	// changed: by then the permits follow from the new policy.
+	postponed = 200 * time.Millisecond
 )

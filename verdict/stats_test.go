@@ -45,7 +45,7 @@ func TestNoFalseReap(t *testing.T) {
 					stalled++
 				}
 			}
-			t.Logf("%d requests in %v, %d steps, %d stalls seen, %d probes", w.requests, w.clock-100*time.Second, w.steps, stalled, w.asked)
+			t.Logf("%d requests in %v, %d steps, %d stalls seen, %d probes", w.requests, w.clock-100*time.Second, w.steps, stalled, w.probesRequested)
 			for _, r := range w.reaps {
 				t.Errorf("%s was reaped at %v: %s", r.name, r.at, r.reap.Evidence)
 			}
@@ -178,7 +178,9 @@ func TestFlowDetectionByTraffic(t *testing.T) {
 // quietCore is a core that tracks 2,000 connections in 200 namespaces to 10
 // endpoints, and the samples of a quiet tick.
 func quietCore(tb testing.TB) (*Core, *Input) {
-	c := New(profiles("balanced"))
+	set := profiles("balanced")
+	set.Fence = true
+	c := New(set)
 	in := &Input{Now: 100 * time.Second}
 	for i := range 2000 {
 		in.Appeared = append(in.Appeared, Appeared{
@@ -194,16 +196,28 @@ func quietCore(tb testing.TB) (*Core, *Input) {
 	for _, a := range in.Appeared {
 		keys = append(keys, a.Key)
 	}
-	in.Reset()
+	in.Clear()
 	for i := range keys {
-		in.Samples = append(in.Samples, Sample{Key: keys[i], State: Established, RTT: time.Millisecond, BytesReceived: 7})
+		in.Samples = append(in.Samples, Sample{Key: keys[i], State: Established, RTT: time.Millisecond, Counters: Counters{BytesReceived: 7}})
 	}
 	return c, in
 }
 
-// quietTick lets 200 ms pass in which every connection was answered.
+// quietTick lets 200 ms pass in which every connection was answered, and the cluster view
+// says the same as before.
 func quietTick(c *Core, in *Input) {
 	in.Now += 200 * time.Millisecond
+	in.Endpoints = in.Endpoints[:0]
+	for i := range 10 {
+		role, state := RolePrimary, StateOK
+		if i == 0 {
+			role, state = RoleReplica, StateFailed // for others
+		}
+		in.Endpoints = append(in.Endpoints, EndpointFact{
+			Endpoint: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, 0, byte(i)}), 6379), At: in.Now,
+			Target: "orders", State: state, Since: 100 * time.Second, Role: role, RunID: "a", Policies: Policies{OnDown: PolicyReap},
+		})
+	}
 	for i := range in.Samples {
 		s := &in.Samples[i]
 		s.SegsIn++
@@ -215,7 +229,7 @@ func quietTick(c *Core, in *Input) {
 	// Rare baseline probes are asked for; here they all work.
 	in.Probes = in.Probes[:0]
 	for _, p := range c.Step(in).Probe {
-		in.Probes = append(in.Probes, Probe{ID: uint64(in.Now), Path: p, Started: in.Now, Ended: in.Now + time.Millisecond, Outcome: Alive})
+		in.Probes = append(in.Probes, Probe{ID: uint64(in.Now), Path: p.Path, Started: in.Now, Ended: in.Now + time.Millisecond, Outcome: Alive})
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 // TestLists holds the lists of words against the constants: metrics begin with a
 // zero for each of them.
 func TestLists(t *testing.T) {
-	have := map[string][]string{"Rule": words(append(Rules(), RuleAsked)), "EventType": words(EventTypes()), "ReapOutcome": words(ReapOutcomes())}
+	have := map[string][]string{"Rule": words(append(Rules(), RuleManual)), "EventType": words(EventTypes()), "ReapOutcome": words(ReapOutcomes())}
 	files, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)

@@ -1,5 +1,5 @@
 // Package view is what the guard knows of its node at one moment: values that
-// nobody changes, which the watcher makes when somebody asks, and the words in
+// is immutable, which the watcher makes on request, and the words in
 // which it is asked to act.
 package view
 
@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/redisguard/redisguard/event"
+	"github.com/redisguard/redisguard/netns"
 	"github.com/redisguard/redisguard/proc"
 	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/verdict"
@@ -21,9 +22,13 @@ import (
 type Node struct {
 	// At is when this was.
 	At time.Time
+	// Looked says that the first look at the whole node is over.
+	Looked bool
 	// Off says that nothing is watched.
 	Off    bool
 	Spaces []Space
+	// Targets are in the order of the config.
+	Targets []Target
 	// Connections are in no order.
 	Connections []Connection
 }
@@ -34,9 +39,28 @@ type Space struct {
 	Name string // as people call it
 	Host bool
 	// Key is what /proc/<pid>/ns/net leads to.
-	Key proc.NSKey
-	// Tune is what its TCP limits are, nil where nobody has looked.
+	Key netns.Key
+	// Tune is what its TCP limits are, nil where they were not read.
 	Tune *Tune
+	// Redis says whether Redis itself is there.
+	Redis Redis
+}
+
+// Redis says whether Redis itself, a Sentinel included, lives in a namespace, and by what
+// process.
+type Redis struct {
+	// Answer is yes, no or unknown, and Why what speaks for it, "" if nothing does.
+	Answer, Why string
+	// Processes are those of which something speaks for it, or was asked.
+	Processes []RedisProcess
+}
+
+// RedisProcess is what was decided about a process.
+type RedisProcess struct {
+	PID         int
+	Comm        string // escaped
+	Port        uint16 // that it listens on, 0 for none that is known
+	Answer, Why string
 }
 
 // TuneState is how it stands with the tuning of a namespace.
@@ -68,7 +92,7 @@ const (
 	TuneDrift   TuneOwner = "drifted"    // somebody has changed it after us
 )
 
-// Tune is what the TCP limits of a namespace are and mean. Nobody changes it.
+// Tune is what the TCP limits of a namespace are and mean. It is immutable.
 type Tune struct {
 	State  TuneState
 	Why    string
@@ -97,10 +121,12 @@ type Connection struct {
 	Seen time.Time
 	// Owner is nil while, or if, it is not known.
 	Owner *proc.Owner
+	// Target names the one that its endpoint is of, "" if it is watched for its port.
+	Target string
 	// WhyNot says why it may not be reaped, empty if it may; Exempt is the kind
 	// of reason.
 	WhyNot, Exempt string
-	// Arm is zero where nobody looked at its options.
+	// Arm is zero where its options were not read.
 	Arm Arm
 }
 
@@ -126,10 +152,13 @@ func ArmStates() []ArmState {
 type Arm struct {
 	State ArmState
 	Why   string // where it is not armed
-	// Canary says that it asks often, for all idle connections of its path.
-	Canary bool
 	// Meaning says in words what its options mean, empty where they are not known.
 	Meaning string
+}
+
+// Path is the path that it belongs to.
+func (c *Connection) Path() verdict.PathKey {
+	return verdict.PathKey{NS: c.Key.NS, Endpoint: c.TCP.Remote, Interface: c.TCP.Interface}
 }
 
 // Reapable says whether it may be reaped.

@@ -2,8 +2,8 @@
 // requests, answers and events. docs/openapi.yaml describes the same for other
 // languages, and a test holds the two against each other.
 //
-// The rules of this version: fields are only ever added, so whoever decodes must
-// ignore those he does not know; words from a closed list are strings, and a list
+// The rules of this version: fields are only ever added, so a decoder must
+// ignore unknown ones; words from a closed list are strings, and a list
 // may grow; times are RFC 3339 in UTC; durations and ages are integers with the
 // unit in their name; what does not apply is left out. An answer is the thing
 // itself, without a wrapping; an error is an [ErrorBody] with a fitting status.

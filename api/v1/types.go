@@ -150,13 +150,17 @@ const (
 
 // Connection is one TCP connection of a local process toward an endpoint.
 type Connection struct {
-	ID          string           `json:"id"`
-	Endpoint    string           `json:"endpoint"` // ip:port
-	Local       string           `json:"local"`    // ip:port
-	NamespaceID string           `json:"namespace_id"`
-	Namespace   string           `json:"namespace"` // as people call it
-	State       ConnectionState  `json:"state"`
-	Health      ConnectionHealth `json:"health"`
+	ID          string `json:"id"`
+	Endpoint    string `json:"endpoint"`         // ip:port
+	Target      string `json:"target,omitempty"` // whose endpoint it is; absent: watched for its port
+	Local       string `json:"local"`            // ip:port
+	NamespaceID string `json:"namespace_id"`
+	Namespace   string `json:"namespace"` // as people call it
+	// Interface is the index, in its namespace, of the network interface that its socket
+	// is bound to: by SO_BINDTODEVICE, to a VRF, or for a link-local address.
+	Interface uint32           `json:"interface,omitempty"`
+	State     ConnectionState  `json:"state"`
+	Health    ConnectionHealth `json:"health"`
 	// StalledMs is for how long it has been stalled or half-dead.
 	StalledMs int64 `json:"stalled_ms,omitempty"`
 	// Reapable says whether it may be reaped, WhyNot why not.
@@ -176,7 +180,7 @@ type Connection struct {
 	SegmentsIn        int64     `json:"segments_in"`
 	SegmentsOutOfData int64     `json:"data_segments_out"`
 	MPTCP             bool      `json:"mptcp,omitempty"`
-	// Arm is left out where nobody has looked at its options.
+	// Arm is left out where its options were not read.
 	Arm *Arm `json:"arm,omitempty"`
 }
 
@@ -195,12 +199,9 @@ const (
 
 // Arm is how a connection finds out by itself that its peer is gone.
 type Arm struct {
-	State ArmState `json:"state"`
-	Why   string   `json:"why,omitempty"` // where it is not armed
-	// Canary says that it asks often, for all idle connections of its namespace to
-	// the endpoint.
-	Canary  bool   `json:"canary,omitempty"`
-	Meaning string `json:"meaning,omitempty"` // of its options, in words
+	State   ArmState `json:"state"`
+	Why     string   `json:"why,omitempty"`     // where it is not armed
+	Meaning string   `json:"meaning,omitempty"` // of its options, in words
 }
 
 // Process is a process and what it belongs to. Its words about itself (Command,
@@ -221,15 +222,18 @@ type EndpointHealth string
 
 // The kinds of health, the best first.
 const (
-	EndpointUp      EndpointHealth = "up"
-	EndpointSuspect EndpointHealth = "suspect"
-	EndpointDown    EndpointHealth = "down"
+	EndpointUp           EndpointHealth = "up"
+	EndpointUnknown      EndpointHealth = "unknown"       // nothing was ever heard of it
+	EndpointNotAccepting EndpointHealth = "not_accepting" // new connections fail, established ones live
+	EndpointSuspect      EndpointHealth = "suspect"
+	EndpointDown         EndpointHealth = "down"
 )
 
 // Endpoint is one ip:port of Redis that local processes are connected to, or were
 // when it went down.
 type Endpoint struct {
 	Endpoint string `json:"endpoint"`
+	Target   string `json:"target,omitempty"` // whose endpoint it is; absent: watched for its port
 	// Health is the worst of its paths.
 	Health      EndpointHealth `json:"health"`
 	Since       *time.Time     `json:"since,omitempty"` // of a health other than up
@@ -241,8 +245,11 @@ type Endpoint struct {
 
 // Path is the connections of one network namespace to one endpoint.
 type Path struct {
-	NamespaceID string         `json:"namespace_id"`
-	Namespace   string         `json:"namespace"`
+	NamespaceID string `json:"namespace_id"`
+	Namespace   string `json:"namespace"`
+	// Interface is the one that they are bound to, see Connection. Behind another one the
+	// same address may be another server, so they are a path of their own.
+	Interface   uint32         `json:"interface,omitempty"`
 	Health      EndpointHealth `json:"health"`
 	Finding     string         `json:"finding,omitempty"` // id of what is wrong
 	Connections int            `json:"connections"`
@@ -262,8 +269,38 @@ type Namespace struct {
 	// Doubt is why reaping is held back in it.
 	Doubt      string     `json:"doubt,omitempty"`
 	DoubtSince *time.Time `json:"doubt_since,omitempty"`
-	// Tune is what its TCP limits are, left out where nobody has looked.
+	// Tune is what its TCP limits are, left out where they were not read.
 	Tune *Tune `json:"tune,omitempty"`
+	// Redis says whether Redis itself, a Sentinel included, lives in it.
+	Redis *Redis `json:"redis,omitempty"`
+}
+
+// RedisAnswer is yes, no, or that it cannot be told.
+type RedisAnswer string
+
+// The answers.
+const (
+	RedisYes     RedisAnswer = "yes"
+	RedisNo      RedisAnswer = "no"
+	RedisUnknown RedisAnswer = "unknown"
+)
+
+// Redis says whether Redis itself lives in a namespace: its connections are never touched,
+// and the namespace is not tuned unless asked for.
+type Redis struct {
+	Answer RedisAnswer `json:"answer"`
+	Why    string      `json:"why,omitempty"` // what speaks for it
+	// Processes are those that are taken for Redis, and those that were asked.
+	Processes []RedisProcess `json:"processes,omitempty"`
+}
+
+// RedisProcess is what was decided about a process, and why.
+type RedisProcess struct {
+	PID     int         `json:"pid"`
+	Command string      `json:"command"`
+	Port    int         `json:"port,omitempty"` // one that it listens on
+	Answer  RedisAnswer `json:"answer"`
+	Why     string      `json:"why"`
 }
 
 // TuneState is how it stands with the TCP limits of a namespace.
@@ -334,6 +371,7 @@ type Code string
 const (
 	CodeEndpointSuspect   Code = "endpoint.suspect"
 	CodeEndpointDown      Code = "endpoint.down"
+	CodeEndpointRefuses   Code = "endpoint.not_accepting" // new connections fail, established ones live
 	CodeConnectionStalled Code = "connection.stalled"
 	CodeConnectionJudged  Code = "connection.judged" // half-dead, and not reaped
 	CodeReapFailed        Code = "reap.failed"
@@ -344,14 +382,17 @@ const (
 	CodeNamespaceDrift    Code = "namespace.drift" // somebody has changed sysctls after redisguard
 	CodeTuneFailed        Code = "tune.failed"
 	CodeArmFailed         Code = "arm.failed"
+	CodeClusterDown       Code = "cluster.down"
+	CodeSplitBrain        Code = "split_brain.began"
+	CodeTargetProblem     Code = "target.problem"
 )
 
 // Codes lists all codes.
 func Codes() []Code {
 	return []Code{
-		CodeEndpointSuspect, CodeEndpointDown, CodeConnectionStalled, CodeConnectionJudged, CodeReapFailed,
+		CodeEndpointSuspect, CodeEndpointDown, CodeEndpointRefuses, CodeConnectionStalled, CodeConnectionJudged, CodeReapFailed,
 		CodeClientNotBack, CodeGuardDoubt, CodeGuardBreaker, CodeConfigRefused,
-		CodeNamespaceDrift, CodeTuneFailed, CodeArmFailed,
+		CodeNamespaceDrift, CodeTuneFailed, CodeArmFailed, CodeClusterDown, CodeSplitBrain, CodeTargetProblem,
 	}
 }
 
@@ -372,19 +413,24 @@ type Finding struct {
 	Endpoint    string           `json:"endpoint,omitempty"`
 	NamespaceID string           `json:"namespace_id,omitempty"`
 	Namespace   string           `json:"namespace,omitempty"`
+	Interface   uint32           `json:"interface,omitempty"` // of the path or the connection
 	Connection  *EventConnection `json:"connection,omitempty"`
 	Evidence    *Evidence        `json:"evidence,omitempty"`
 }
 
 // Evidence is why something was judged, in numbers.
 type Evidence struct {
-	Rule  string   `json:"rule"`  // "flow", "down", "unresponsive", "connecting-to-down", "asked"
+	Rule  string   `json:"rule"`  // "flow", "connecting", "down", "unresponsive", "connecting-to-down", "failed", "removed", "demoted", "replaced", "manual"
 	Kinds []string `json:"kinds"` // of "stall", "probe", "topology"
 	// SilenceMs is how long nothing had been heard, Waiting how many connections
 	// had something unanswered, Unanswered their transmissions and probes.
-	SilenceMs        int64   `json:"silence_ms"`
-	Waiting          int     `json:"waiting"`
-	Unanswered       int     `json:"unanswered"`
+	SilenceMs  int64 `json:"silence_ms"`
+	Waiting    int   `json:"waiting"`
+	Unanswered int   `json:"unanswered"`
+	// Asks are those of the transmissions that redisguard asked for, Siblings that other
+	// connections to the endpoint were answered meanwhile.
+	Asks             int     `json:"asks,omitempty"`
+	Siblings         bool    `json:"siblings,omitempty"`
 	ProbesAlive      int     `json:"probes_alive"`
 	ProbesUnanswered int     `json:"probes_unanswered"`
 	ProbeDetail      string  `json:"probe_detail,omitempty"`
@@ -418,6 +464,8 @@ const (
 	EventEndpointSuspect     EventType = "endpoint.suspect"
 	EventEndpointDown        EventType = "endpoint.down"
 	EventEndpointUp          EventType = "endpoint.up"
+	EventEndpointRefuses     EventType = "endpoint.not_accepting"
+	EventEndpointAccepts     EventType = "endpoint.accepting" // that is over
 	EventConnectionStalled   EventType = "connection.stalled"
 	EventConnectionHeard     EventType = "connection.heard" // a stalled or half-dead one is fine
 	EventConnectionGone      EventType = "connection.gone"  // a stalled or half-dead one has ended
@@ -439,6 +487,26 @@ const (
 	EventTuneResumed         EventType = "tune.resumed" // what has failed works, or is gone
 	EventArmFailed           EventType = "arm.failed"   // connections cannot be armed for want of a right
 	EventArmResumed          EventType = "arm.resumed"
+	EventClusterDown         EventType = "cluster.down" // a target as a whole
+	EventClusterUp           EventType = "cluster.up"
+	EventPrimaryChanged      EventType = "primary.changed"
+	EventSlotsChanged        EventType = "slots.changed"
+	EventPrimaryFailed       EventType = "primary.failed"
+	EventPrimaryUp           EventType = "primary.up"
+	EventReplicaAdded        EventType = "replica.added"
+	EventReplicaRemoved      EventType = "replica.removed"
+	EventReplicaFailed       EventType = "replica.failed"
+	EventReplicaUp           EventType = "replica.up"
+	EventNodeDemoted         EventType = "node.demoted"
+	EventNodeRestarted       EventType = "node.restarted"
+	EventNodeMoved           EventType = "node.moved"    // the same node at another address
+	EventNodeReplaced        EventType = "node.replaced" // another node at the same address
+	EventAddressAdded        EventType = "address.added"
+	EventAddressRemoved      EventType = "address.removed"
+	EventSplitBrain          EventType = "split_brain.began"
+	EventSplitBrainEnded     EventType = "split_brain.ended"
+	EventTargetProblem       EventType = "target.problem"
+	EventTargetResumed       EventType = "target.resumed" // nothing is wrong with it any more
 )
 
 // Event is one line of GET /v1/events.
@@ -448,19 +516,26 @@ type Event struct {
 	Cursor string    `json:"cursor,omitempty"`
 	Seq    uint64    `json:"seq,omitempty"`
 	Time   time.Time `json:"time"`
+	// Level is how loud it is: that of its line in the daemon's log.
+	Level Level `json:"level,omitempty"`
 	// Text says it in words.
-	Text        string           `json:"text,omitempty"`
+	Text string `json:"text,omitempty"`
+	// Target names the target that it is about, in the words of the config.
+	Target      string           `json:"target,omitempty"`
 	Endpoint    string           `json:"endpoint,omitempty"`
 	NamespaceID string           `json:"namespace_id,omitempty"`
 	Namespace   string           `json:"namespace,omitempty"`
+	Interface   uint32           `json:"interface,omitempty"` // of the path or the connection
 	Connection  *EventConnection `json:"connection,omitempty"`
 	Evidence    *Evidence        `json:"evidence,omitempty"`
 	// TookMs is how long it was: suspicion to up, reap to client back.
 	TookMs int64 `json:"took_ms,omitempty"`
 	// Outcome is what became of an act: see ReapOutcome.
 	Outcome ReapOutcome `json:"outcome,omitempty"`
+	// Change is what has become another one, such as the primary of a target.
+	Change *Change `json:"change,omitempty"`
 	// Peer is who asked for an act, left out where the guard itself decided, and
-	// for whoever is not of the host.
+	// for peers that are not of the host.
 	Peer *Peer `json:"peer,omitempty"`
 
 	// Finding and Mode are for snapshot lines; Mode also for mode.changed.
@@ -470,6 +545,22 @@ type Event struct {
 	Version     string `json:"version,omitempty"`
 	Scope       Scope  `json:"scope,omitempty"`
 	HeartbeatMs int64  `json:"heartbeat_ms,omitempty"`
+}
+
+// Level is how loud an event is.
+type Level string
+
+// The levels.
+const (
+	LevelDebug Level = "debug"
+	LevelInfo  Level = "info"
+	LevelWarn  Level = "warn"
+)
+
+// Change is what something was and is; empty where it was nothing, or is nothing.
+type Change struct {
+	From string `json:"from,omitempty"`
+	To   string `json:"to,omitempty"`
 }
 
 // EventConnection names a connection in an event.
@@ -492,8 +583,9 @@ type Peer struct {
 // event as a story.
 type Explanation struct {
 	ID         string      `json:"id"`
-	Kind       string      `json:"kind"` // "finding", "connection" or "event"
+	Kind       string      `json:"kind"` // "finding", "connection", "event" or "target"
 	Summary    string      `json:"summary"`
+	Target     *Target     `json:"target,omitempty"`
 	Finding    *Finding    `json:"finding,omitempty"`
 	Connection *Connection `json:"connection,omitempty"`
 	Story      []Step      `json:"story"` // by time
@@ -520,6 +612,7 @@ type Step struct {
 	Part   Part      `json:"part"`
 	Time   time.Time `json:"time"`
 	Type   EventType `json:"type"`
+	Level  Level     `json:"level,omitempty"`
 	Text   string    `json:"text"`
 	Cursor string    `json:"cursor,omitempty"`
 	// Evidence is behind a judgement.

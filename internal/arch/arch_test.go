@@ -9,6 +9,7 @@ import (
 	"go/token"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -88,6 +89,15 @@ var values = []string{
 	"bytes", "cmp", "container/heap", "errors", "fmt", "hash/fnv", "hash/maphash", "iter", "maps", "math", "math/bits", "math/rand/v2",
 	"net/netip", "slices", "sort", "strconv", "strings", "time",
 }
+
+// words are the packages of values that everybody shares.
+var words = []string{"policy", "event", "view", "verdict"}
+
+// cores are the packages beside verdict that decide by values alone.
+var cores = []string{"clusterview", "clusterview/reply"}
+
+// system are the standard packages that reach into the operating system.
+var system = []string{"os", "os/exec", "os/user", "os/signal", "syscall", "net", "net/http", "io/ioutil", "log"}
 
 // standard reports whether a package is of Go's standard library.
 func standard(importPath string) bool {
@@ -177,12 +187,59 @@ var rules = []rule{
 		},
 	},
 	{
+		name:   "loops do not import each other",
+		reason: "each is one loop or one outlet that can be read and tested alone; what one tells another goes through the watcher, in order",
+		forbids: func(from, to string) bool {
+			rel, ours := name(to)
+			return under(from, "supervisor") && from != "supervisor" && ours && under(rel, "supervisor") && rel != from
+		},
+	},
+	{
+		name:   "words touch no operating system",
+		reason: "what is watched, permitted, known and has happened are values: whoever holds one needs no rights and no cleaning up",
+		forbids: func(from, to string) bool {
+			rel, ours := name(to)
+			return slices.Contains(words, from) && (slices.Contains(system, to) || strings.HasPrefix(to, "golang.org/x/sys/") || ours && (under(rel, "internal/sys") || under(rel, "internal/statefile") || under(rel, "internal/abandon")))
+		},
+	},
+	{
+		name:   "only the daemon knows the supervisor",
+		reason: "metrics, doctor and the command line show what is in view, event and figures; internal/daemon puts the parts together",
+		forbids: func(from, to string) bool {
+			rel, ours := name(to)
+			return ours && under(rel, "supervisor") && !under(from, "supervisor") && !under(from, "internal/daemon")
+		},
+	},
+	{
 		name:   "the guard does not know of its API",
 		reason: "it goes on without one, and whoever asks through one must not reach into it",
 		forbids: func(from, to string) bool {
 			rel, ours := name(to)
-			return (under(from, "supervisor") || under(from, "event") || under(from, "view") || under(from, "verdict")) && ours &&
+			return (under(from, "supervisor") || under(from, "policy") || under(from, "event") || under(from, "view") || under(from, "verdict")) && ours &&
 				(under(rel, "api") || under(rel, "client") || under(rel, "metrics"))
+		},
+	},
+	{
+		name:   "resp imports the standard library only",
+		reason: "it reads bytes of strangers as root: whoever reviews that reads one package, and a feature may use it",
+		forbids: func(from, to string) bool {
+			return under(from, "resp") && !standard(to)
+		},
+	},
+	{
+		name:   "sessions know the wire only",
+		reason: "commands go in and values come out: who reviews where a password goes reads one package, and what replies mean is decided without a socket",
+		forbids: func(from, to string) bool {
+			rel, ours := name(to)
+			return under(from, "clusterview/session") && ours && rel != "resp" && rel != "netns" && rel != "internal/sys"
+		},
+	},
+	{
+		name:   "the cluster view imports values only",
+		reason: "what replies mean and how views are merged is tested by scripts, without a server; whoever dials is another package, and uses it",
+		forbids: func(from, to string) bool {
+			rel, ours := name(to)
+			return slices.Contains(cores, from) && (slices.Contains(system, to) || !ours && !standard(to) || ours && rel != "resp" && !slices.Contains(cores, rel))
 		},
 	},
 	{
@@ -242,14 +299,23 @@ func TestRules(t *testing.T) {
 		breaks   string // a rule's name, "" if allowed
 	}{
 		{"verdict", "net/netip", ""},
-		{"verdict", "net", "verdict imports only value types"},
-		{"verdict", "os", "verdict imports only value types"},
+		{"verdict", "net", "verdict imports only value typeswords touch no operating system"},
+		{"verdict", "os", "verdict imports only value typeswords touch no operating system"},
 		{"verdict", module + "/tcpstate", "verdict imports only value types"},
 		{"tcpstate", module + "/internal/sys", ""},
 		{"probe", module + "/netns", ""},
 		{"probe", module + "/tcpstate", "features do not import each other"},
-		{"clusterview", module + "/clusterview/resp", ""},
-		{"clusterview/resp", module + "/resolver", "features do not import each other"},
+		{"clusterview", module + "/clusterview/reply", ""},
+		{"clusterview", module + "/resp", ""},
+		{"clusterview", "net", "the cluster view imports values only"},
+		{"clusterview/reply", module + "/netns", "the cluster view imports values only"},
+		{"clusterview/session", "net", ""},
+		{"clusterview/session", module + "/resp", ""},
+		{"clusterview/session", module + "/netns", ""},
+		{"clusterview/session", module + "/clusterview", "sessions know the wire only"},
+		{"clusterview/session", module + "/resolver", "features do not import each othersessions know the wire only"},
+		{"clusterview", module + "/clusterview/session", "the cluster view imports values only"},
+		{"supervisor", module + "/clusterview/session", ""},
 		{"supervisor", module + "/tcpstate", ""},
 		{"supervisor", module + "/lab", "nobody imports lab"},
 		{"lab/demo", module + "/lab", ""},
@@ -258,6 +324,10 @@ func TestRules(t *testing.T) {
 		{"internal/sys", "unsafe", ""},
 		{"lab", "unsafe", ""},
 		{"tcpstate", "unsafe", "unsafe is in internal/sys and the lab only"},
+		{"probe", module + "/resp", ""},
+		{"resp", "bufio", ""},
+		{"resp", module + "/internal/sys", "resp imports the standard library only"},
+		{"resp", "golang.org/x/sys/unix", "resp imports the standard library only"},
 		{"client", module + "/api/v1", ""},
 		{"client", module + "/event", "client imports api/v1 only"},
 		{"client", "golang.org/x/sys/unix", "client imports api/v1 only"},
@@ -265,12 +335,26 @@ func TestRules(t *testing.T) {
 		{"client/example", module + "/client", ""},
 		{"api/v1", module + "/verdict", "api/v1 imports nothing of redisguard"},
 		{"api/v1", "golang.org/x/sys/unix", "api/v1 imports nothing of redisguard"},
-		{"api", module + "/supervisor", "the API does not import the supervisor"},
+		{"api", module + "/supervisor", "the API does not import the supervisoronly the daemon knows the supervisor"},
 		{"api", module + "/view", ""},
 		{"supervisor", module + "/api", "the guard does not know of its API"},
+		{"supervisor", module + "/supervisor/tuner", ""},
+		{"supervisor/tuner", module + "/supervisor/armer", "loops do not import each other"},
+		{"supervisor/tuner", module + "/supervisor", "loops do not import each other"},
+		{"supervisor/tuner", module + "/policy", ""},
+		{"policy", module + "/proc", ""},
+		{"policy", "os", "words touch no operating system"},
+		{"view", module + "/internal/statefile", "words touch no operating system"},
+		{"event", "golang.org/x/sys/unix", "words touch no operating system"},
+		{"metrics", module + "/supervisor", "only the daemon knows the supervisor"},
+		{"doctor", module + "/clusterview/session", ""},
+		{"doctor", module + "/supervisor/armer", "only the daemon knows the supervisor"},
+		{"internal/cli", module + "/supervisor/survey", "only the daemon knows the supervisor"},
+		{"internal/cli", module + "/internal/daemon", ""},
+		{"internal/daemon", module + "/supervisor/survey", ""},
 		{"event", module + "/api/v1", "the guard does not know of its API"},
 		{"internal/tui", module + "/client", ""},
-		{"internal/tui", module + "/supervisor", "top knows the API only"},
+		{"internal/tui", module + "/supervisor", "only the daemon knows the supervisortop knows the API only"},
 		{"internal/show", module + "/api", "top knows the API only"},
 		{"supervisor", "github.com/prometheus/client_golang/prometheus", "Prometheus is known to metrics only"},
 		{"cmd/redisguard", module + "/internal/cli", ""},
@@ -308,36 +392,103 @@ func TestDaemon(t *testing.T) {
 	t.Error("there is no cmd/redisguard")
 }
 
-// TestVerdictIsPure looks for what the imports alone do not show.
-func TestVerdictIsPure(t *testing.T) {
-	clock := []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker"}
-	global := []string{"Int", "IntN", "Int32", "Int32N", "Int64", "Int64N", "Uint32", "Uint64", "Float32", "Float64", "N", "Perm", "Shuffle", "ExpFloat64", "NormFloat64"}
-	for _, p := range packages(t) {
-		if rel, _ := name(p.ImportPath); !under(rel, "verdict") {
-			continue
-		}
+// sources are the parsed files of a package, without its tests, each with its positions.
+func sources(t *testing.T, p pkg) iter.Seq2[*token.FileSet, *ast.File] {
+	return func(yield func(*token.FileSet, *ast.File) bool) {
 		for _, file := range p.GoFiles {
 			fset := token.NewFileSet()
 			f, err := parser.ParseFile(fset, filepath.Join(p.Dir, file), nil, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
+			if !yield(fset, f) {
+				return
+			}
+		}
+	}
+}
+
+// pure are the packages that decide by values alone, each with those of its files that
+// act.
+var pure = map[string][]string{"verdict": nil, "clusterview": nil, "clusterview/reply": nil, "resolver": {"exchange.go", "resolver.go"}}
+
+// TestPure looks for what the imports alone do not show.
+func TestPure(t *testing.T) {
+	clock := []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker"}
+	global := []string{"Int", "IntN", "Int32", "Int32N", "Int64", "Int64N", "Uint32", "Uint64", "Float32", "Float64", "N", "Perm", "Shuffle", "ExpFloat64", "NormFloat64"}
+	for _, p := range packages(t) {
+		rel, _ := name(p.ImportPath)
+		act, decides := pure[rel]
+		if !decides {
+			continue
+		}
+		for fset, f := range sources(t, p) {
+			if slices.Contains(act, filepath.Base(fset.Position(f.Pos()).Filename)) {
+				continue
+			}
 			ast.Inspect(f, func(n ast.Node) bool {
 				switch n := n.(type) {
 				case *ast.GoStmt:
-					t.Errorf("%v: verdict starts a goroutine: the same input must always lead to the same output", fset.Position(n.Pos()))
+					t.Errorf("%v: %s starts a goroutine: the same input must always lead to the same output", fset.Position(n.Pos()), rel)
 				case *ast.SelectorExpr:
 					x, ok := n.X.(*ast.Ident)
 					if ok && x.Name == "time" && slices.Contains(clock, n.Sel.Name) {
-						t.Errorf("%v: verdict uses time.%s: time is an argument", fset.Position(n.Pos()), n.Sel.Name)
+						t.Errorf("%v: %s uses time.%s: time is an argument", fset.Position(n.Pos()), rel, n.Sel.Name)
 					}
 					if ok && x.Name == "rand" && slices.Contains(global, n.Sel.Name) {
-						t.Errorf("%v: verdict uses rand.%s: the seed is an argument", fset.Position(n.Pos()), n.Sel.Name)
+						t.Errorf("%v: %s uses rand.%s: the seed is an argument", fset.Position(n.Pos()), rel, n.Sel.Name)
 					}
 				}
 				return true
 			})
 		}
+	}
+}
+
+// makers are the functions of unix and syscall that make a descriptor or close one,
+// and those that could do anything.
+var makers = regexp.MustCompile(`^(Open|Openat|Openat2|Creat|OpenTree|OpenByHandleAt|Socket|Socketpair|Accept|Accept4|Dup|Dup2|Dup3|Pipe|Pipe2|PidfdOpen|PidfdGetfd|` +
+	`EpollCreate|EpollCreate1|Eventfd|InotifyInit|InotifyInit1|FanotifyInit|TimerfdCreate|Signalfd|MemfdCreate|MemfdSecret|PerfEventOpen|` +
+	`Fsopen|Fsmount|Fspick|FcntlInt|IoctlRetInt|Close|CloseRange|Syscall|Syscall6|RawSyscall|RawSyscall6)$`)
+
+// TestDescriptorsAreMadeBySys looks for descriptors that are made or closed by
+// number elsewhere.
+func TestDescriptorsAreMadeBySys(t *testing.T) {
+	for _, p := range packages(t) {
+		if rel, _ := name(p.ImportPath); rel == "internal/sys" || under(rel, "lab") {
+			continue
+		}
+		for fset, f := range sources(t, p) {
+			for _, n := range madeElsewhere(f) {
+				t.Errorf("%v: %s.%s is called outside internal/sys: what goes through there is told, with its stack, when a test leaves it open",
+					fset.Position(n.Pos()), n.X.(*ast.Ident).Name, n.Sel.Name)
+			}
+		}
+	}
+}
+
+func madeElsewhere(f *ast.File) (found []*ast.SelectorExpr) {
+	ast.Inspect(f, func(n ast.Node) bool {
+		if sel, ok := n.(*ast.SelectorExpr); ok {
+			x, ok := sel.X.(*ast.Ident)
+			if ok && (x.Name == "unix" || x.Name == "syscall") && makers.MatchString(sel.Sel.Name) {
+				found = append(found, sel)
+			}
+		}
+		return true
+	})
+	return found
+}
+
+// TestMadeElsewhere shows that the search finds something, and not too much.
+func TestMadeElsewhere(t *testing.T) {
+	f, err := parser.ParseFile(token.NewFileSet(), "x.go", `package x
+func f() { unix.Open("", 0, 0); syscall.Close(3); open := unix.Socket; sys.Open("", 0, 0); unix.Fstat(0, nil); os.Open(""); open(1, 2, 3) }`, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(madeElsewhere(f)); n != 3 {
+		t.Errorf("%d calls found, want 3", n)
 	}
 }
 
@@ -414,5 +565,65 @@ func TestNothingIsPutOff(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestWordsStartNoGoroutine looks for what the imports alone do not show.
+func TestWordsStartNoGoroutine(t *testing.T) {
+	for _, p := range packages(t) {
+		rel, _ := name(p.ImportPath)
+		if !slices.Contains(words, rel) {
+			continue
+		}
+		for fset, f := range sources(t, p) {
+			ast.Inspect(f, func(n ast.Node) bool {
+				if g, ok := n.(*ast.GoStmt); ok {
+					t.Errorf("%v: %s starts a goroutine, but it is a package of values, which none waits for", fset.Position(g.Pos()), rel)
+				}
+				return true
+			})
+		}
+	}
+}
+
+const (
+	// maxFile is how long a file of the daemon may be: one that is longer has two
+	// subjects.
+	maxFile = 600
+	// maxSupervisor is how long the supervisor's own files may be together: what grows
+	// beyond is a loop, and gets a package of its own.
+	maxSupervisor = 2200
+)
+
+// TestNoRoomIsTooLarge counts lines, those of tests and of the wire types left out.
+func TestNoRoomIsTooLarge(t *testing.T) {
+	all := packages(t)
+	i := slices.IndexFunc(all, func(p pkg) bool { return p.ImportPath == module+"/cmd/redisguard" })
+	if i < 0 {
+		t.Fatal("there is no cmd/redisguard")
+	}
+	inDaemon := append(slices.Clone(all[i].Deps), all[i].ImportPath)
+	supervisor := 0
+	for _, p := range all {
+		rel, _ := name(p.ImportPath)
+		if !slices.Contains(inDaemon, p.ImportPath) || under(rel, "api/v1") {
+			continue
+		}
+		for _, file := range p.GoFiles {
+			b, err := os.ReadFile(filepath.Join(p.Dir, file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := bytes.Count(b, []byte("\n"))
+			if n > maxFile {
+				t.Errorf("%s/%s has %d lines, more than %d", rel, file, n, maxFile)
+			}
+			if rel == "supervisor" {
+				supervisor += n
+			}
+		}
+	}
+	if supervisor == 0 || supervisor > maxSupervisor {
+		t.Errorf("supervisor/*.go have %d lines, more than %d: what has a loop of its own belongs into a package of its own below", supervisor, maxSupervisor)
 	}
 }

@@ -1,3 +1,3 @@
-// Package arch holds the tests of the architecture: who may import whom, and
+// Package arch holds the tests of the architecture: which package may import which, and
 // other rules of the house that a compiler does not check.
 package arch

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -10,15 +9,15 @@ import (
 	"github.com/spf13/cobra"
 
 	v1 "github.com/redisguard/redisguard/api/v1"
+	"github.com/redisguard/redisguard/internal/daemon"
 	"github.com/redisguard/redisguard/internal/show"
 	"github.com/redisguard/redisguard/proc"
-	"github.com/redisguard/redisguard/supervisor"
 	"github.com/redisguard/redisguard/view"
 )
 
 func newArmCommand() *cobra.Command {
 	var (
-		opt            supervisor.Options
+		alone          daemon.Standalone
 		config         string
 		dryRun, asJSON bool
 	)
@@ -38,8 +37,8 @@ sockets and sets none: that is the daemon's work.`,
 			if err != nil {
 				return err
 			}
-			opt.Config = c
-			plans, unseen, err := supervisor.PlanArming(cmd.Context(), opt)
+			alone.Config = c
+			plans, unseen, err := alone.PlanArming(cmd.Context())
 			if err != nil {
 				return permission(fmt.Errorf("cannot plan: %w", err))
 			}
@@ -74,18 +73,17 @@ type jsonArm struct {
 	Process     *v1.Process `json:"process,omitempty"`
 	State       v1.ArmState `json:"state"`
 	Why         string      `json:"why,omitempty"`
-	Canary      bool        `json:"canary,omitempty"`
 	Now         string      `json:"now,omitempty"` // what its options mean
 	Then        string      `json:"then,omitempty"`
 
 	idleNow, idleThen time.Duration
 }
 
-func newJSONArm(p *supervisor.ArmPlan) jsonArm {
-	ns := cmp.Or(p.NS.ID.Cookie, p.NS.ID.Inode)
+func newJSONArm(p *daemon.ArmPlan) jsonArm {
+	ns := p.NS.ID.Number()
 	j := jsonArm{
 		ID: fmt.Sprintf("%d-%x", ns, p.TCP.Cookie), NamespaceID: fmt.Sprint(ns), Namespace: proc.Safe(p.NS.String()),
-		Local: p.TCP.Local.String(), Endpoint: p.TCP.Remote.String(), Process: process(p.Owner, p.TCP.UID), State: v1.ArmState(p.State), Why: p.Why, Canary: p.Canary,
+		Local: p.TCP.Local.String(), Endpoint: p.TCP.Remote.String(), Process: process(p.Owner, p.TCP.UID), State: v1.ArmState(p.State), Why: p.Why,
 	}
 	if p.Then.Idle != 0 {
 		j.Now, j.Then, j.idleNow, j.idleThen = p.Now.String(), p.Then.String(), p.Now.Ends(), p.Then.Ends()
@@ -102,9 +100,6 @@ func writeArms(w io.Writer, list []jsonArm) {
 		ends, state := "-", string(j.State)
 		if j.Then != "" {
 			ends = becomes(j.Now, j.Then, endsWords(j.idleNow), endsWords(j.idleThen))
-		}
-		if j.Canary {
-			state += " (canary)"
 		}
 		count[j.State]++
 		t.add(show.Plain(j.Namespace), show.Process(j.Process), show.Plain(j.Local), show.Plain(j.Endpoint), state, ends, or(show.Plain(j.Why), "-"))

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/redisguard/redisguard/config"
+	"github.com/redisguard/redisguard/internal/paths"
 )
 
 func newConfigCommand() *cobra.Command {
@@ -27,12 +28,12 @@ func newConfigCheckCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check [FILE]",
 		Short: "Check a config file",
-		Long: `Check reads a config file, by default ` + config.DefaultPath + `,
+		Long: `Check reads a config file, by default ` + paths.Config + `,
 as the daemon would, and lists every mistake with file and line. The exit code is
 3 if there are mistakes, and 1 if the file cannot be read.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path := config.DefaultPath
+			path := paths.Config
 			if len(args) == 1 {
 				path = args[0]
 			}
@@ -73,7 +74,7 @@ file: what the file says, and the default of every key that it leaves out.`,
 
 // configFlag adds --config to a command that reads the config by loadConfig.
 func configFlag(cmd *cobra.Command, path *string) {
-	cmd.Flags().StringVar(path, "config", "", "config `FILE` (default "+config.DefaultPath+", or without one the built-in settings)")
+	cmd.Flags().StringVar(path, "config", "", "config `FILE` (default "+paths.Config+", or without one the built-in settings)")
 }
 
 // loadConfig reads the config file at path. Without a path it reads the default
@@ -81,7 +82,7 @@ func configFlag(cmd *cobra.Command, path *string) {
 func loadConfig(path string) (c config.Config, from string, err error) {
 	asked := path != ""
 	if !asked {
-		path = config.DefaultPath
+		path = paths.Config
 	}
 	c, err = config.Load(path)
 	switch {
@@ -103,6 +104,9 @@ func writeConfig(w io.Writer, c config.Config) {
 			tables = append(tables, i) // in TOML they must come last
 			continue
 		}
+		if v.Field(i).Type() == reflect.TypeFor[[]config.TargetSection]() {
+			continue // the last of all
+		}
 		fmt.Fprintf(w, "%s = %s\n", keyName(v.Type().Field(i).Name), tomlValue(v.Field(i)))
 	}
 	for _, i := range tables {
@@ -117,6 +121,33 @@ func writeConfig(w io.Writer, c config.Config) {
 				value = `""`
 			}
 			fmt.Fprintf(w, "%s = %s\n", name, value)
+		}
+	}
+	for i := range c.Targets {
+		writeTarget(w, reflect.ValueOf(c.Targets[i]))
+	}
+}
+
+// writeTarget writes a [[target]] and its tables.
+func writeTarget(w io.Writer, v reflect.Value) {
+	fmt.Fprint(w, "\n[[target]]\n")
+	for i := range v.NumField() {
+		if name := v.Type().Field(i).Name; v.Field(i).Kind() != reflect.Struct && name != "InlinePassword" {
+			fmt.Fprintf(w, "%s = %s\n", keyName(name), tomlValue(v.Field(i)))
+		}
+	}
+	for i := range v.NumField() {
+		table, name := v.Field(i), keyName(v.Type().Field(i).Name)
+		if table.Kind() != reflect.Struct {
+			continue
+		}
+		fmt.Fprintf(w, "[target.%s]\n", name)
+		for j := range table.NumField() {
+			key := keyName(table.Type().Field(j).Name)
+			if name == "visible_to" && key == "commands" {
+				continue // a command is nobody's name
+			}
+			fmt.Fprintf(w, "%s = %s\n", key, tomlValue(table.Field(j)))
 		}
 	}
 }

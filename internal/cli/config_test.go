@@ -15,7 +15,7 @@ func TestWriteConfig(t *testing.T) {
 		Mode: config.Off, Profile: config.Calm,
 		Log: config.LogSection{Level: config.LogError, Format: config.LogJSON},
 		Watch: config.WatchSection{Ports: []uint16{1, 65535}, Mode: config.Enforce, Loopback: true, DumpCPU: 0.125,
-			Discovery: 1500 * time.Millisecond, Tick: 55 * time.Millisecond, Births: config.BirthsOff},
+			Discovery: 1500 * time.Millisecond, Tick: 55 * time.Millisecond, Tracepoints: config.TracepointsOff},
 		Exclude: config.ExcludeSection{Namespaces: []string{"kube-*", `a"\\b`}, Pods: []string{"é\t"}, Units: []string{}, Users: []string{"0"}, Commands: []string{"[a-z]*"}},
 		Tune: config.TuneSection{Mode: config.Observe, Scope: config.Scope{Of: config.ScopeGlobs, Globs: []string{"shop", `a"b`}}, TCPRetries2: config.Leave,
 			TCPKeepaliveTime: 1, TCPKeepaliveIntvl: 2, TCPKeepaliveProbes: 4, TCPSynRetries: 5, TCPRtoMaxMs: 1000, TCPOrphanRetries: 0, TCPFinTimeout: 7,
@@ -31,6 +31,31 @@ func TestWriteConfig(t *testing.T) {
 			MaxStreams: 10, MaxStreamsEach: 2},
 		Metrics: config.MetricsSection{Listen: "[::1]:9420"},
 	}
+	withTarget, err := config.Parse("f", []byte(`[[target]]
+name = "a.b"
+type = "sentinel"
+master_name = 'm"x'
+seeds = ["s:26379", "[2001:db8::1]:26380"]
+allow = ["10.0.0.0/8", "2001:db8::/32"]
+allow_ports = ["6379", "26379-26380"]
+mode = "observe"
+username = "u"
+password_file = "/p"
+interval = "20s"
+fleet_size = 7
+address_map = ["10.0.0.1:1=10.0.0.2:2"]
+tls = { enabled = true, sentinels = true, ca = "/ca", cert = "/c", key = "/k", server_name = "announced" }
+visible_to = { pods = ["p-*"] }
+readers = { commands = ["r"] }
+policy = { on_demoted = "ignore" }
+[[target]]
+name = "c"
+seeds = ["192.0.2.1:6379"]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed.Targets = withTarget.Targets
 	for name, c := range map[string]config.Config{"defaults": config.Default(), "changed": changed} {
 		if err := c.Validate(); err != nil {
 			t.Fatal(err)

@@ -15,7 +15,10 @@ import (
 
 	v1 "github.com/redisguard/redisguard/api/v1"
 	"github.com/redisguard/redisguard/client"
+	"github.com/redisguard/redisguard/config"
+	"github.com/redisguard/redisguard/internal/daemon"
 	"github.com/redisguard/redisguard/netns"
+	"github.com/redisguard/redisguard/policy"
 	"github.com/redisguard/redisguard/proc"
 	"github.com/redisguard/redisguard/tcpstate"
 )
@@ -32,7 +35,7 @@ var shownStates = tcpstate.Mask(tcpstate.Established, tcpstate.SynSent, tcpstate
 func newConnectionsCommand() *cobra.Command {
 	var (
 		d          daemonAt
-		s          survey
+		s          search
 		configPath string
 		endpoint   string
 		pod        string
@@ -71,7 +74,7 @@ network namespace could be looked at for want of privileges.`,
 				return usageError(errors.New("cannot use --pod without the daemon"))
 			}
 			if !alone {
-				list, err := s.ask(cmd.Context(), &d, pod)
+				list, err := s.query(cmd.Context(), &d, pod)
 				if err == nil {
 					return s.show(cmd, list, wide, asJSON)
 				}
@@ -85,7 +88,7 @@ network namespace could be looked at for want of privileges.`,
 			if err := s.configure(cmd, configPath); err != nil {
 				return err
 			}
-			found, err := s.look(cmd.Context())
+			found, err := s.inspect(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -94,7 +97,7 @@ network namespace could be looked at for want of privileges.`,
 				list = append(list, found.connections[i].listed(time.Now()))
 			}
 			err = s.show(cmd, list, wide, asJSON)
-			found.tell(cmd.ErrOrStderr())
+			found.print(cmd.ErrOrStderr())
 			switch {
 			case found.seen == 0 && found.denied:
 				return exitCode(ExitNotPermitted)
@@ -121,7 +124,7 @@ network namespace could be looked at for want of privileges.`,
 }
 
 // configure fills in from the config what the flags leave open.
-func (s *survey) configure(cmd *cobra.Command, configPath string) error {
+func (s *search) configure(cmd *cobra.Command, configPath string) error {
 	// An endpoint with a port says which connections are meant.
 	if len(s.ports) == 0 && s.endpoint.Port() != 0 {
 		s.ports = []uint16{s.endpoint.Port()}
@@ -145,8 +148,8 @@ func (s *survey) configure(cmd *cobra.Command, configPath string) error {
 	return nil
 }
 
-// ask has the daemon list the connections.
-func (s *survey) ask(ctx context.Context, d *daemonAt, pod string) ([]listed, error) {
+// query has the daemon list the connections.
+func (s *search) query(ctx context.Context, d *daemonAt, pod string) ([]listed, error) {
 	c := d.client()
 	defer c.Close()
 	q := client.ConnectionQuery{Pod: pod, Stalled: s.stalled}
@@ -176,7 +179,7 @@ func (s *survey) ask(ctx context.Context, d *daemonAt, pod string) ([]listed, er
 }
 
 // show writes the list.
-func (s *survey) show(cmd *cobra.Command, list []listed, wide, asJSON bool) error {
+func (s *search) show(cmd *cobra.Command, list []listed, wide, asJSON bool) error {
 	if asJSON {
 		if err := writeJSON(cmd.OutOrStdout(), list); err != nil {
 			return err
@@ -190,19 +193,21 @@ func (s *survey) show(cmd *cobra.Command, list []listed, wide, asJSON bool) erro
 	return nil
 }
 
-// survey is one look at all network namespaces of the node.
-type survey struct {
+// search is one look at all network namespaces of the node.
+type search struct {
 	ports     []uint16
 	loopback  bool
 	stalled   bool
 	namespace string         // glob for the name, "" for all
 	endpoint  netip.AddrPort // invalid for all; port 0 for any
 
+	interest *policy.Interest // what is watched, made by look from the rest
+
 	finder netns.Finder // its zero value is the running system
 	proc   proc.FS
 }
 
-func (s *survey) setPorts(ports []uint) error {
+func (s *search) setPorts(ports []uint) error {
 	if len(ports) > tcpstate.MaxPorts {
 		return fmt.Errorf("cannot use --ports: %d ports, at most %d", len(ports), tcpstate.MaxPorts)
 	}
@@ -215,7 +220,7 @@ func (s *survey) setPorts(ports []uint) error {
 	return nil
 }
 
-func (s *survey) setEndpoint(text string) error {
+func (s *search) setEndpoint(text string) error {
 	if text == "" {
 		return nil
 	}
@@ -244,70 +249,65 @@ type connection struct {
 	stalled    bool
 }
 
-// surveyed is what a survey found.
-type surveyed struct {
+// searched is what a search found.
+type searched struct {
 	connections []connection
 	seen        int  // namespaces looked at
 	denied      bool // some may not be
 	problems    problems
 }
 
-// look does the survey on a goroutine of its own: the main one must not visit
-// network namespaces.
-func (s *survey) look(ctx context.Context) (*surveyed, error) {
-	type result struct {
-		found *surveyed
-		err   error
-	}
-	done := make(chan result, 1)
-	go func() {
-		found, err := s.lookAround(ctx)
-		done <- result{found, err}
-	}()
-	r := <-done
-	return r.found, r.err
-}
-
-func (s *survey) lookAround(ctx context.Context) (*surveyed, error) {
-	thread, err := netns.NewThread()
-	if err != nil {
+// inspect looks once at the network namespaces that match.
+func (s *search) inspect(ctx context.Context) (*searched, error) {
+	alone := daemon.Standalone{Proc: s.proc}
+	c := config.Default()
+	c.Watch.Ports, c.Watch.Loopback = s.ports, s.loopback
+	s.interest = policy.New(policy.Inputs{Config: &c}, nil).Interest
+	matched := false
+	node, err := alone.Survey(ctx, daemon.SurveyConfig{
+		Finder: s.finder, Filter: tcpstate.Filter{States: shownStates, RemotePorts: s.ports, Info: true}, Keep: s.wants,
+		Match: func(ns netns.Namespace) bool {
+			ok, _ := path.Match(s.namespace, ns.String())
+			ok = ok || s.namespace == ""
+			matched = matched || ok
+			return ok
+		},
+	})
+	found := &searched{}
+	if err != nil && !errors.Is(err, netns.ErrStranded) {
 		return nil, fmt.Errorf("cannot list connections: %w", err)
 	}
-	defer thread.Close()
-	found := &surveyed{}
-	if s.finder.Walk == nil {
-		s.finder.Walk = s.proc.WalkNetNS
-	}
-	namespaces, err := s.finder.Find(ctx, thread)
 	if err != nil {
-		found.problems.add(findRemedy, err)
+		found.problems.add("", err)
 	}
-	if s.finder.HostErr != nil && len(namespaces) > 0 {
-		found.problems.add("the namespace called host is this process's own", s.finder.HostErr)
+	if node.Unseen != nil {
+		found.problems.add(findRemedy, node.Unseen)
 	}
-	var socket tcpstate.Socket
-	matched := 0
-	for _, ns := range namespaces {
-		if ok, _ := path.Match(s.namespace, ns.String()); s.namespace != "" && !ok {
+	if node.Guessed != nil && len(node.Spaces) > 0 {
+		found.problems.add("the namespace called host is this process's own", node.Guessed)
+	}
+	if !matched && s.namespace != "" {
+		return nil, &exitError{code: ExitFailed, err: fmt.Errorf("cannot list connections: no network namespace is called %s", s.namespace),
+			remedy: "leave --namespace out to see their names"}
+	}
+	for i := range node.Spaces {
+		sp := &node.Spaces[i]
+		switch {
+		case errors.Is(sp.Err, netns.ErrGone):
 			continue
-		}
-		matched++
-		if err := s.dump(thread, &socket, ns, found); err != nil {
-			if errors.Is(err, netns.ErrGone) {
-				continue
-			}
-			found.problems.add(dumpRemedy(err), err)
-			found.denied = found.denied || notPermitted(err)
-			if errors.Is(err, netns.ErrStranded) {
-				break
-			}
+		case sp.Err != nil:
+			found.problems.add(dumpRemedy(sp.Err), sp.Err)
+			found.denied = found.denied || notPermitted(sp.Err)
 			continue
 		}
 		found.seen++
-	}
-	if matched == 0 && s.namespace != "" {
-		return nil, &exitError{code: ExitFailed, err: fmt.Errorf("cannot list connections: no network namespace is called %s", s.namespace),
-			remedy: "leave --namespace out to see their names"}
+		for _, k := range sp.Connections {
+			one := connection{Connection: k, namespace: sp.NS}
+			one.stalledFor, one.unanswered, one.stalled = k.Stalled()
+			if !s.stalled || one.stalled {
+				found.connections = append(found.connections, one)
+			}
+		}
 	}
 	s.attribute(ctx, found)
 	slices.SortFunc(found.connections, func(a, b connection) int {
@@ -329,54 +329,10 @@ func (c *connection) rank() time.Duration {
 	return c.stalledFor
 }
 
-// dump adds the connections of one namespace.
-func (s *survey) dump(thread *netns.Thread, socket *tcpstate.Socket, ns netns.Namespace, found *surveyed) error {
-	var list []connection
-	seen := map[uint64]bool{} // a dump may repeat a socket
-	err := visit(thread, ns, func() error {
-		if err := socket.Open(); err != nil {
-			return err
-		}
-		defer socket.Close()
-		return socket.Dump(tcpstate.Filter{States: shownStates, RemotePorts: s.ports, Info: true}, func(c *tcpstate.Connection) error {
-			if seen[c.Cookie] || !s.wants(c) {
-				return nil
-			}
-			seen[c.Cookie] = true
-			one := connection{Connection: *c, namespace: ns}
-			one.stalledFor, one.unanswered, one.stalled = c.Stalled()
-			if s.stalled && !one.stalled {
-				return nil
-			}
-			list = append(list, one)
-			return nil
-		})
-	})
-	if err != nil {
-		if errors.Is(err, netns.ErrGone) {
-			return err
-		}
-		return fmt.Errorf("cannot list connections of network namespace %s: %w", ns, err)
-	}
-	found.connections = append(found.connections, list...)
-	return nil
-}
-
-// visit runs fn in ns. Our own namespace can be looked at without the right to
-// enter any.
-func visit(thread *netns.Thread, ns netns.Namespace, fn func() error) error {
-	err := thread.Visit(ns, fn)
-	if errors.Is(err, unix.EPERM) {
-		var st unix.Stat_t
-		if unix.Stat("/proc/thread-self/ns/net", &st) == nil && st.Dev == ns.ID.Dev && st.Ino == ns.ID.Inode {
-			return fn()
-		}
-	}
-	return err
-}
-
-func (s *survey) wants(c *tcpstate.Connection) bool {
-	if c.Remote.Addr().IsLoopback() && !s.loopback {
+// wants says whether a connection is one that the daemon would watch, and that was asked
+// for.
+func (s *search) wants(c *tcpstate.Connection) bool {
+	if !s.interest.Wants(c.Local, c.Remote, c.Mark) {
 		return false
 	}
 	if !s.endpoint.IsValid() {
@@ -386,11 +342,11 @@ func (s *survey) wants(c *tcpstate.Connection) bool {
 }
 
 // attribute looks for the owners, all in one pass over /proc.
-func (s *survey) attribute(ctx context.Context, found *surveyed) {
-	want := map[proc.NSKey][]uint64{}
+func (s *search) attribute(ctx context.Context, found *searched) {
+	want := map[netns.Key][]uint64{}
 	for _, c := range found.connections {
 		if c.Inode != 0 {
-			key := nsKey(c.namespace)
+			key := c.namespace.ID.Key()
 			want[key] = append(want[key], uint64(c.Inode))
 		}
 	}
@@ -417,8 +373,6 @@ func (s *survey) attribute(ctx context.Context, found *surveyed) {
 			fmt.Errorf("cannot tell the process of %d connections: %d processes may not be looked at", missing, stats.Denied))
 	}
 }
-
-func nsKey(ns netns.Namespace) proc.NSKey { return proc.NSKey{Dev: ns.ID.Dev, Ino: ns.ID.Inode} }
 
 const findRemedy = "to see all network namespaces run it as root, or with CAP_SYS_PTRACE and CAP_SYS_ADMIN"
 

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +17,7 @@ import (
 
 	v1 "github.com/redisguard/redisguard/api/v1"
 	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/lab/labtest"
 )
 
 // port is none of the usual ones: this machine may be guarded.
@@ -29,29 +29,8 @@ func newLab(t *testing.T) *lab.Lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { must(t, l.Close()) })
+	t.Cleanup(func() { labtest.Must(t, l.Close()) })
 	return l
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func must2[T any](v T, err error) func(*testing.T) T {
-	return func(t *testing.T) T {
-		t.Helper()
-		must(t, err)
-		return v
-	}
-}
-
-func soon(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	t.Cleanup(cancel)
-	return ctx
 }
 
 // redisguard runs the command line here.
@@ -77,12 +56,12 @@ func list(t *testing.T, h *lab.Host, args ...string) (int, []listed) {
 
 func TestConnections(t *testing.T) {
 	l := newLab(t)
-	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
-	redis := must2(server.Redis(soon(t), lab.RedisConfig{Port: port}))(t)
-	writer := must2(client.Client(soon(t), lab.ClientConfig{Addr: redis.Addr(), Conns: 2, Interval: 5 * time.Millisecond, Mapped: true}))(t)
-	idle := must2(client.Client(soon(t), lab.ClientConfig{Addr: redis.Addr6(), Kind: lab.Idle}))(t)
-	must(t, writer.Ready(soon(t)))
-	must(t, idle.Ready(soon(t)))
+	client, server := labtest.Must2(l.Client("c"))(t), labtest.Must2(l.Server("s"))(t)
+	redis := labtest.Must2(server.Redis(labtest.Soon(t), lab.RedisConfig{Port: port}))(t)
+	writer := labtest.Must2(client.Client(labtest.Soon(t), lab.ClientConfig{Addr: redis.Addr(), Conns: 2, Interval: 5 * time.Millisecond, Mapped: true}))(t)
+	idle := labtest.Must2(client.Client(labtest.Soon(t), lab.ClientConfig{Addr: redis.Addr6(), Kind: lab.Idle}))(t)
+	labtest.Must(t, writer.Ready(labtest.Soon(t)))
+	labtest.Must(t, idle.Ready(labtest.Soon(t)))
 
 	// All is well.
 	code, found := list(t, client)
@@ -148,8 +127,8 @@ func TestConnections(t *testing.T) {
 	}
 
 	// The server is gone. A new client meets silence as well.
-	must(t, server.Vanish())
-	must2(client.Client(soon(t), lab.ClientConfig{Addr: redis.Addr()}))(t)
+	labtest.Must(t, server.Vanish())
+	labtest.Must2(client.Client(labtest.Soon(t), lab.ClientConfig{Addr: redis.Addr()}))(t)
 	deadline := time.Now().Add(15 * time.Second)
 	for {
 		code, found = list(t, client, "--stalled")
@@ -195,16 +174,16 @@ func TestConnectionsInNoNamespace(t *testing.T) {
 	}
 }
 
-// TestWithoutPrivileges runs the commands as nobody, who may look at his own
+// TestWithoutPrivileges runs the commands as the user nobody, which may look at its own
 // namespace and no other.
 func TestWithoutPrivileges(t *testing.T) {
 	l := newLab(t)
-	client := must2(l.Client("c"))(t)
-	dir := must2(os.MkdirTemp("", "rgcl"))(t)
+	client := labtest.Must2(l.Client("c"))(t)
+	dir := labtest.Must2(os.MkdirTemp("", "rgcl"))(t)
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	must(t, os.Chmod(dir, 0o755))
+	labtest.Must(t, os.Chmod(dir, 0o755))
 	program := filepath.Join(dir, "redisguard")
-	must(t, os.WriteFile(program, must2(os.ReadFile(must2(os.Executable())(t)))(t), 0o755))
+	labtest.Must(t, os.WriteFile(program, labtest.Must2(os.ReadFile(labtest.Must2(os.Executable())(t)))(t), 0o755))
 	nobody := func(args ...string) (int, string, string) {
 		t.Helper()
 		cmd := exec.Command(program, args...)
@@ -216,7 +195,7 @@ func TestWithoutPrivileges(t *testing.T) {
 		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 			return exit.ExitCode(), out.String(), errs.String()
 		}
-		must(t, err)
+		labtest.Must(t, err)
 		return 0, out.String(), errs.String()
 	}
 
@@ -233,7 +212,7 @@ func TestWithoutPrivileges(t *testing.T) {
 	}
 	code, out, _ = nobody("doctor", "--json")
 	var findings []jsonFinding
-	must(t, json.Unmarshal([]byte(out), &findings))
+	labtest.Must(t, json.Unmarshal([]byte(out), &findings))
 	status := map[string]string{}
 	for _, f := range findings {
 		status[f.Check] = f.Status
@@ -242,7 +221,7 @@ func TestWithoutPrivileges(t *testing.T) {
 		}
 	}
 	if code != ExitFailed || status["capabilities"] != "fail" || status["sock-destroy"] != "fail" || status["setns"] != "fail" || status["sock-diag"] != "ok" ||
-		status["births"] != "warn" || status["namespaces"] != "warn" || status["config"] != "ok" {
+		status["connect-events"] != "warn" || status["namespaces"] != "warn" || status["config"] != "ok" {
 		t.Errorf("exit code %d, %v", code, status)
 	}
 }
@@ -251,13 +230,13 @@ func TestWithoutPrivileges(t *testing.T) {
 // window probe, so nothing is stalled, until the host is gone.
 func TestClosedWindow(t *testing.T) {
 	l := newLab(t)
-	client, server := must2(l.Client("c"))(t), must2(l.Server("s"))(t)
-	ln := must2(server.Listen(t.Context(), "tcp", fmt.Sprintf("0.0.0.0:%d", port)))(t)
+	client, server := labtest.Must2(l.Client("c"))(t), labtest.Must2(l.Server("s"))(t)
+	ln := labtest.Must2(server.Listen(t.Context(), "tcp", fmt.Sprintf("0.0.0.0:%d", port)))(t)
 	defer ln.Close()
-	c := must2(client.Dial(soon(t), "tcp", netip.AddrPortFrom(server.Addr, port).String()))(t)
+	c := labtest.Must2(client.Dial(labtest.Soon(t), "tcp", netip.AddrPortFrom(server.Addr, port).String()))(t)
 	defer c.Close()
-	must(t, c.(*net.TCPConn).SetLinger(0))
-	accepted := must2(ln.Accept())(t)
+	labtest.Must(t, c.(*net.TCPConn).SetLinger(0))
+	accepted := labtest.Must2(ln.Accept())(t)
 	defer accepted.Close()
 	go func() {
 		for chunk := make([]byte, 64<<10); ; {
@@ -297,6 +276,6 @@ func TestClosedWindow(t *testing.T) {
 		heard = *c.HeardMs
 		return probes >= 2 // each pause is twice as long as the one before
 	})
-	must(t, server.Vanish())
+	labtest.Must(t, server.Vanish())
 	look("a stall", func(c listed) bool { return c.Health == v1.HealthStalled && c.Retransmits >= 2 })
 }

@@ -20,8 +20,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	"github.com/redisguard/redisguard/internal/paths"
 	"github.com/redisguard/redisguard/lab"
-	"github.com/redisguard/redisguard/supervisor"
 )
 
 // guardedPort is none of the usual ones, nor that of other tests.
@@ -70,8 +70,9 @@ func TestWithDaemon(t *testing.T) {
 					env.Setenv(envAdminSocket, w.admin)
 					env.Setenv("ENDPOINT", w.addr.String())
 					env.Setenv("CLIENT", w.client.NSName)
+					env.Setenv("SERVER", w.server.NSName)
 					env.Setenv("CONFIG", filepath.Join(w.dir, "redisguard.toml"))
-					env.Setenv("STATE", fmt.Sprintf("/proc/%d/root%s", w.daemon.Process.Pid, supervisor.StateDir))
+					env.Setenv("STATE", fmt.Sprintf("/proc/%d/root%s", w.daemon.Process.Pid, paths.State))
 					return nil
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -111,7 +112,7 @@ func newWorld(env *testscript.Env) (w *world, err error) {
 	if err := w.await(`"mode": {`); err != nil {
 		return nil, err
 	}
-	// The clients come after the daemon: it hears of their births at once, while
+	// The clients come after the daemon: it hears of their connects at once, while
 	// its first look at a node with hundreds of namespaces takes a while.
 	for _, c := range []lab.ClientConfig{
 		{Addr: w.addr, Interval: time.Millisecond, Comm: "writing"},

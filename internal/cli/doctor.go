@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -8,12 +9,19 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/doctor"
+	"github.com/redisguard/redisguard/internal/daemon"
+	"github.com/redisguard/redisguard/netns"
+	"github.com/redisguard/redisguard/proc"
+	"github.com/redisguard/redisguard/tcpstate"
+	"github.com/redisguard/redisguard/view"
 )
 
 func newDoctorCommand() *cobra.Command {
 	var (
 		cfg    doctor.Config
+		d      daemonAt
 		asJSON bool
 	)
 	cmd := &cobra.Command{
@@ -23,11 +31,18 @@ func newDoctorCommand() *cobra.Command {
 for each what was seen and what to do about it. It changes nothing, and needs no
 daemon; run it with the privileges that the daemon has.
 
+Of each target it checks whether its names resolve, its servers can be reached from the
+host and let us in, the rights of the user suffice, and allow covers what the servers name;
+and what the daemon, if it runs, finds wrong with it. A password is sent where the daemon
+sends it, and nowhere else.
+
 The exit code is 0, or 1 if a check failed: a job cannot be done then. A warning
 means that redisguard works, with less.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// Visits to network namespaces happen on the checks' own goroutines.
+			cfg.Survey, cfg.Arming = surveyWatched, arming
+			cfg.Problems = d.problems
 			findings := doctor.Run(cmd.Context(), cfg)
 			out := cmd.OutOrStdout()
 			if asJSON {
@@ -47,7 +62,53 @@ means that redisguard works, with less.`,
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write a JSON array")
 	configFlag(cmd, &cfg.File)
+	d.socketFlag(cmd)
 	return cmd
+}
+
+// problems are what the daemon finds wrong with its targets, by their names.
+func (d *daemonAt) problems(ctx context.Context) (map[string][]string, error) {
+	c := d.client()
+	defer c.Close()
+	list, err := c.Targets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	problems := map[string][]string{}
+	for i := range list {
+		problems[list[i].Name] = list[i].Problems
+	}
+	return problems, nil
+}
+
+// surveyWatched passes on the watched connections of this node.
+func surveyWatched(ctx context.Context, c config.Config, finder netns.Finder, each func(netns.Namespace, *tcpstate.Connection)) (looked int, err error) {
+	alone := daemon.Standalone{Config: c}
+	spaces, err := alone.Watched(ctx, finder)
+	for i := range spaces {
+		if spaces[i].Err == nil {
+			looked++
+		}
+		for k := range spaces[i].Connections {
+			each(spaces[i].NS, &spaces[i].Connections[k])
+		}
+	}
+	return looked, err
+}
+
+// arming counts how the connections of this node stand.
+func arming(ctx context.Context, c config.Config, files proc.FS, mounts []string) (doctor.Arming, error) {
+	alone := daemon.Standalone{Config: c, Proc: files, MountDirs: mounts}
+	plans, _, err := alone.PlanArming(ctx)
+	a := doctor.Arming{States: map[view.ArmState]int{}}
+	for i := range plans {
+		p := &plans[i]
+		a.States[p.State]++
+		if p.Then.Idle != 0 && !p.Now.Keepalive {
+			a.Never++
+		}
+	}
+	return a, err
 }
 
 // jsonFinding is one element of `doctor --json`. The names stay.

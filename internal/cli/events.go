@@ -39,7 +39,7 @@ as in GET /v1/events of the API.`,
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
 			if endpoint != "" {
-				var s survey // knows how to read one
+				var s search // knows how to read one
 				if err := s.setEndpoint(endpoint); err != nil {
 					return usageError(err)
 				}

@@ -13,11 +13,11 @@ func newExplainCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "explain ID",
-		Short: "Tell the story of a finding, a connection or an event",
+		Short: "Tell the story of a finding, a connection, an event or a target",
 		Long: `Explain tells what was seen, when, by which rule it was judged, what was done about
 it and what happened after. ID is that of a finding (redisguard findings), of a
-connection (redisguard connections) or the cursor or number of an event (redisguard
-events --json).`,
+connection (redisguard connections), the cursor or number of an event (redisguard
+events --json), or the name of a target (redisguard targets).`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c := d.client()

@@ -37,7 +37,7 @@ func (c *connection) listed(now time.Time) listed {
 		Connection: v1.Connection{
 			ID:       fmt.Sprintf("%d-%x", ns, c.Cookie),
 			Endpoint: c.Remote.String(), Local: c.Local.String(),
-			NamespaceID: fmt.Sprint(ns), Namespace: proc.Safe(c.namespace.String()),
+			NamespaceID: fmt.Sprint(ns), Namespace: proc.Safe(c.namespace.String()), Interface: c.Interface,
 			State: v1.StateClosing, Health: v1.HealthOK, WhyNot: "the daemon was not asked",
 			AsOf: now.UTC(), Retransmits: int64(c.unanswered), MPTCP: c.MPTCP,
 		},
@@ -84,7 +84,7 @@ func process(o *proc.Owner, uid uint32) *v1.Process {
 // writeConnections writes the table.
 func writeConnections(w io.Writer, list []listed, wide bool) {
 	t := table{cut: []int{1, 2, 3}, end: wide}
-	header := []string{"ID", "NAMESPACE", "PROCESS", "WORKLOAD", "LOCAL", "ENDPOINT", "STATE", "HEARD", "STALLED"}
+	header := []string{"ID", "NAMESPACE", "PROCESS", "WORKLOAD", "LOCAL", "ENDPOINT", "TARGET", "STATE", "HEARD", "STALLED"}
 	if wide {
 		header = append(header, "RETRANS", "ARM", "WHY NOT")
 	}
@@ -98,13 +98,14 @@ func writeConnections(w io.Writer, list []listed, wide bool) {
 		if l.Health == v1.HealthStalled || l.Health == v1.HealthHalfDead {
 			stalled = show.Millis(l.StalledMs)
 		}
-		row := []string{show.Plain(l.ID), show.Plain(l.Namespace), l.process(), show.Workload(l.Process), show.Plain(l.Local), show.Plain(l.Endpoint),
+		row := []string{show.Plain(l.ID), show.Plain(l.Namespace), l.process(), show.Workload(l.Process), show.Plain(l.Local), show.Plain(l.Endpoint), show.Plain(l.Target),
 			show.State(&l.Connection), heard, stalled}
 		if wide {
 			row = append(row, fmt.Sprint(l.RetransmitsTotal), show.Arm(l.Arm), or(show.Plain(l.WhyNot), "-"))
 		}
 		t.add(row...)
 	}
+	t.optional(6) // TARGET
 	t.write(w)
 }
 

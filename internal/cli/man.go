@@ -10,8 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	v1 "github.com/redisguard/redisguard/api/v1"
-	"github.com/redisguard/redisguard/config"
-	"github.com/redisguard/redisguard/supervisor"
+	"github.com/redisguard/redisguard/internal/paths"
 )
 
 // newManCommand writes the man pages, from the same texts as --help. It is for
@@ -115,10 +114,10 @@ func manPage(cmd *cobra.Command) string {
 		p(".TP\n.B NO_COLOR\nIf it is set, nothing is coloured.")
 		p(".SH FILES")
 		for _, f := range [][2]string{
-			{config.DefaultPath, "The config; redisguard.toml of the distribution explains every key."},
+			{paths.Config, "The config; redisguard.toml of the distribution explains every key."},
 			{v1.DefaultSocket, "The socket to ask on."},
 			{v1.DefaultAdminSocket, "The socket to act on."},
-			{supervisor.DisablePath, "The off switch: while it is there, every job is off."},
+			{paths.OffSwitch, "The off switch: while it is there, every job is off."},
 		} {
 			p(".TP\n.I %s\n%s", roff(f[0]), roff(f[1]))
 		}

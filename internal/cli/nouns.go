@@ -130,27 +130,28 @@ one network namespace to it.`,
 
 func writeEndpoints(w io.Writer, list []v1.Endpoint, paths bool, now time.Time) {
 	t := table{cut: []int{0}}
-	t.add("ENDPOINT", "HEALTH", "FOR", "CONNECTIONS", "WAITING", "STALLED", "PATHS")
+	t.add("ENDPOINT", "TARGET", "HEALTH", "FOR", "CONNECTIONS", "WAITING", "STALLED", "PATHS")
 	for _, e := range list {
 		since := "-"
 		if e.Since != nil {
 			since = show.Age(now.Sub(*e.Since))
 		}
-		t.add(show.Plain(e.Endpoint), string(e.Health), since, fmt.Sprint(e.Connections), fmt.Sprint(e.Waiting), fmt.Sprint(e.Stalled), fmt.Sprint(len(e.Paths)))
+		t.add(show.Plain(e.Endpoint), show.Plain(e.Target), string(e.Health), since, fmt.Sprint(e.Connections), fmt.Sprint(e.Waiting), fmt.Sprint(e.Stalled), fmt.Sprint(len(e.Paths)))
 		if !paths {
 			continue
 		}
 		for _, p := range e.Paths {
-			t.add("  "+show.Plain(p.Namespace), string(p.Health), "", fmt.Sprint(p.Connections), fmt.Sprint(p.Waiting), fmt.Sprint(p.Stalled), show.Plain(p.Finding))
+			t.add("  "+show.Plain(p.Namespace), "", string(p.Health), "", fmt.Sprint(p.Connections), fmt.Sprint(p.Waiting), fmt.Sprint(p.Stalled), show.Plain(p.Finding))
 		}
 	}
+	t.optional(1) // TARGET
 	t.write(w)
 }
 
 func newNamespacesCommand() *cobra.Command {
 	var (
-		d              daemonAt
-		values, asJSON bool
+		d                     daemonAt
+		values, redis, asJSON bool
 	)
 	cmd := &cobra.Command{
 		Use:   "namespaces",
@@ -163,7 +164,11 @@ LIMITS tells how it stands with the sysctls of [tune]: tuned; left (as wanted al
 or somebody's own), planned (but for the mode), drifted (changed by somebody after
 redisguard), exempt, failed. BUSY, IDLE and CONNECT are after how long the kernel by
 itself lets a connection fail that waits for an answer, an idle one with keepalive,
-and a connect.`,
+and a connect.
+
+REDIS says whether Redis itself, a Sentinel included, lives there: yes, no, or unknown.
+Its connections are never touched. --redis lists the processes that are taken for it,
+or were asked whether they are, and why.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c := d.client()
@@ -179,8 +184,12 @@ and a connect.`,
 				writeValues(cmd.OutOrStdout(), list)
 				return nil
 			}
-			t := table{cut: []int{1, 8}, end: true}
-			t.add("ID", "NAME", "CONNECTIONS", "STALLED", "LIMITS", "BUSY", "IDLE", "CONNECT", "PODS", "DOUBT")
+			if redis {
+				writeRedis(cmd.OutOrStdout(), list)
+				return nil
+			}
+			t := table{cut: []int{1, 9}, end: true}
+			t.add("ID", "NAME", "CONNECTIONS", "STALLED", "REDIS", "LIMITS", "BUSY", "IDLE", "CONNECT", "PODS", "DOUBT")
 			for _, n := range list {
 				limits := []string{"-", "-", "-", "-"}
 				if x := n.Tune; x != nil {
@@ -189,16 +198,51 @@ and a connect.`,
 						limits = []string{limits[0], show.Millis(x.BusyMs), show.Millis(x.IdleMs), show.Millis(x.ConnectMs)}
 					}
 				}
-				t.add(n.ID, show.Plain(n.Name), fmt.Sprint(n.Connections), fmt.Sprint(n.Stalled), limits[0], limits[1], limits[2], limits[3], or(show.Plain(strings.Join(n.Pods, ",")), "-"), or(show.Plain(n.Doubt), "-"))
+				t.add(n.ID, show.Plain(n.Name), fmt.Sprint(n.Connections), fmt.Sprint(n.Stalled), redisAnswer(n.Redis), limits[0], limits[1], limits[2], limits[3], or(show.Plain(strings.Join(n.Pods, ",")), "-"), or(show.Plain(n.Doubt), "-"))
 			}
 			t.write(cmd.OutOrStdout())
 			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&values, "values", false, "show each TCP limit: its value, what it should be, what it was, and whose it is")
+	cmd.Flags().BoolVar(&redis, "redis", false, "show each process that is taken for Redis itself, or was asked, and why")
+	cmd.MarkFlagsMutuallyExclusive("values", "redis")
 	jsonFlag(cmd, &asJSON)
 	d.socketFlag(cmd)
 	return cmd
+}
+
+// redisAnswer says in a word whether Redis itself is in a namespace.
+func redisAnswer(r *v1.Redis) string {
+	if r == nil {
+		return "-"
+	}
+	return show.Plain(string(r.Answer))
+}
+
+// writeRedis writes what was decided about processes: a line for each, and one for a
+// namespace where something else speaks for Redis.
+func writeRedis(w io.Writer, list []v1.Namespace) {
+	t := table{cut: []int{0}, end: true}
+	t.add("NAMESPACE", "PROCESS", "PORT", "REDIS", "WHY")
+	for _, n := range list {
+		if n.Redis == nil {
+			continue
+		}
+		told := false
+		for _, p := range n.Redis.Processes {
+			port := "-"
+			if p.Port != 0 {
+				port = fmt.Sprint(p.Port)
+			}
+			t.add(show.Plain(n.Name), fmt.Sprintf("%s[%d]", show.Plain(p.Command), p.PID), port, show.Plain(string(p.Answer)), show.Plain(p.Why))
+			told = told || p.Why == n.Redis.Why
+		}
+		if n.Redis.Why != "" && !told {
+			t.add(show.Plain(n.Name), "-", "-", redisAnswer(n.Redis), show.Plain(n.Redis.Why))
+		}
+	}
+	t.write(w)
 }
 
 func newFindingsCommand() *cobra.Command {

@@ -32,8 +32,8 @@ func (p *problems) add(remedy string, err error) {
 	p.kinds = append(p.kinds, problem{first: err, remedy: remedy})
 }
 
-// tell writes the problems for people.
-func (f *surveyed) tell(w io.Writer) {
+// print writes the problems for people.
+func (f *searched) print(w io.Writer) {
 	for _, p := range f.problems.kinds {
 		fmt.Fprintf(w, "redisguard: %s", oneLine(p.first.Error()))
 		if p.more > 0 {

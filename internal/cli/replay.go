@@ -2,7 +2,6 @@ package cli
 
 import (
 	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/redisguard/redisguard/supervisor"
+	"github.com/redisguard/redisguard/internal/recording"
+	"github.com/redisguard/redisguard/policy"
 	"github.com/redisguard/redisguard/verdict"
 )
 
@@ -43,7 +43,7 @@ The exit code is 3 if any reap would have been wrong.`,
 				if err != nil {
 					return err
 				}
-				override = func(s verdict.Settings) verdict.Settings { return supervisor.Settings(&conf, s.HostNS) }
+				override = func(s verdict.Settings) verdict.Settings { return policy.Settings(&conf, s.HostNS) }
 			}
 			rep, err := replay(f, override)
 			if err != nil {
@@ -86,8 +86,7 @@ type replayedReap struct {
 	Text       string           `json:"text"`
 	HeardAgain bool             `json:"heard_again"`
 
-	segsIn uint32
-	key    verdict.ConnKey
+	reap verdict.Reap
 }
 
 // maxRecordLine bounds a line of a recording: a step with a look at every one of
@@ -100,12 +99,9 @@ func replay(r io.Reader, override func(verdict.Settings) verdict.Settings) (*rep
 	if !lines.Scan() {
 		return nil, errors.Join(errors.New("it is empty"), lines.Err())
 	}
-	var head supervisor.RecordHeader
-	if err := json.Unmarshal(lines.Bytes(), &head); err != nil || head.Version == 0 {
-		return nil, errors.Join(errors.New("it does not begin like a recording of redisguard"), err)
-	}
-	if head.Version != supervisor.RecordVersion {
-		return nil, fmt.Errorf("it has format %d, this redisguard reads %d", head.Version, supervisor.RecordVersion)
+	head, err := recording.ParseHeader(lines.Bytes())
+	if err != nil {
+		return nil, err
 	}
 	if override == nil {
 		override = func(s verdict.Settings) verdict.Settings { return s }
@@ -121,11 +117,11 @@ func replay(r io.Reader, override func(verdict.Settings) verdict.Settings) (*rep
 	var first, last time.Duration
 	var bad error
 	for lines.Scan() {
-		var in verdict.Input
 		if bad != nil {
 			return nil, fmt.Errorf("line %d: %w", rep.Steps+2, bad)
 		}
-		if err := json.Unmarshal(lines.Bytes(), &in); err != nil {
+		in, err := head.ParseInput(lines.Bytes())
+		if err != nil {
 			bad = err // fine in the last line, which a crash may have cut
 			continue
 		}
@@ -138,22 +134,27 @@ func replay(r io.Reader, override func(verdict.Settings) verdict.Settings) (*rep
 			s := adapt(*in.Settings)
 			in.Settings = &s
 		}
-		if in.Anew {
-			clear(open) // what became of them nobody knows
+		if in.Reset {
+			clear(open) // what became of them is not known
 		}
 		// What was done then is no part of what is judged now.
 		in.Reaped = nil
 		for i := range in.Appeared {
 			// Neither is what was not permitted then for reasons of mode.
-			if a := &in.Appeared[i]; a.Permit == verdict.ObserveOnly && supervisor.OnlyTheMode(a.Why) {
+			if a := &in.Appeared[i]; a.Permit == verdict.ObserveOnly && a.OnlyMode {
 				a.Permit, a.Why = verdict.MayReap, ""
 			}
 		}
 		for i := range in.Samples {
-			if j, ok := open[in.Samples[i].Key]; ok && in.Samples[i].SegsIn != rep.Reaps[j].segsIn {
+			s := &in.Samples[i]
+			at := s.At
+			if at == 0 {
+				at = in.Now
+			}
+			if j, ok := open[s.Key]; ok && rep.Reaps[j].reap.Heard(s.Counters, at, s.LastAckRecv) {
 				rep.Reaps[j].HeardAgain = true
 				rep.Wrong++
-				delete(open, in.Samples[i].Key)
+				delete(open, s.Key)
 			}
 		}
 		for _, k := range in.Gone {
@@ -162,10 +163,12 @@ func replay(r io.Reader, override func(verdict.Settings) verdict.Settings) (*rep
 		out := core.Step(&in)
 		for _, x := range out.Reap {
 			at := in.Now - first
-			open[x.Key] = len(rep.Reaps)
+			if !x.Live { // which may be heard
+				open[x.Key] = len(rep.Reaps)
+			}
 			rep.Reaps = append(rep.Reaps, replayedReap{
 				Time: head.Started.Add(at), AtMs: at.Milliseconds(), Local: x.Local.String(), Remote: x.Remote.String(),
-				Evidence: x.Evidence, Text: x.Evidence.String(), segsIn: x.SegsIn, key: x.Key,
+				Evidence: x.Evidence, Text: x.Evidence.String(), reap: x,
 			})
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -23,6 +24,18 @@ type table struct {
 }
 
 func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+
+// optional leaves a column out in which nothing stands.
+func (t *table) optional(column int) {
+	for _, row := range t.rows[1:] {
+		if row[column] != "" {
+			return
+		}
+	}
+	for i := range t.rows {
+		t.rows[i] = slices.Delete(t.rows[i], column, column+1)
+	}
+}
 
 // write writes the table, or a line that says that it is empty.
 func (t *table) write(w io.Writer) {

@@ -96,16 +96,28 @@ func TestHostileDaemon(t *testing.T) {
 }
 
 func TestProblemsAreToldOncePerKind(t *testing.T) {
-	var f surveyed
+	var f searched
 	for range 100 {
 		f.problems.add("become root", errors.New("cannot enter x"))
 	}
 	f.problems.add("", errors.New("one\ntwo"))
 	f.problems.add("", errors.New("three"))
 	var b bytes.Buffer
-	f.tell(&b)
+	f.print(&b)
 	want := "redisguard: cannot enter x (and 99 more like it); become root\nredisguard: one; two\nredisguard: three\n"
 	if b.String() != want {
 		t.Errorf("got:\n%swant:\n%s", b.String(), want)
+	}
+}
+
+// TestTargetColumn: it is there only if something stands in it.
+func TestTargetColumn(t *testing.T) {
+	for _, target := range []string{"", "orders"} {
+		var b bytes.Buffer
+		writeConnections(&b, []listed{{Connection: v1.Connection{Endpoint: "192.0.2.1:6379", Target: target}}, {Connection: v1.Connection{Endpoint: "192.0.2.2:6379"}}}, true)
+		writeEndpoints(&b, []v1.Endpoint{{Endpoint: "192.0.2.1:6379", Target: target, Paths: []v1.Path{{Namespace: "cni-1"}}}, {Endpoint: "192.0.2.2:6379"}}, true, time.Now())
+		if n := strings.Count(b.String(), "TARGET"); (target == "") != (n == 0) || n != 2*strings.Count(target, "orders") || strings.Count(b.String(), "orders") != n {
+			t.Errorf("with %q:\n%s", target, b.String())
+		}
 	}
 }

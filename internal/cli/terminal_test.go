@@ -13,17 +13,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	v1 "github.com/redisguard/redisguard/api/v1"
+	"github.com/redisguard/redisguard/lab/labtest"
 )
 
 // onTerminal is what a terminal of that width is sent by write.
 func onTerminal(t *testing.T, width uint16, write func(*os.File)) string {
 	t.Helper()
-	master := must2(os.OpenFile("/dev/ptmx", os.O_RDWR, 0))(t)
+	master := labtest.Must2(os.OpenFile("/dev/ptmx", os.O_RDWR, 0))(t)
 	defer master.Close()
-	must(t, unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
-	n := must2(unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN))(t)
-	slave := must2(os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0))(t)
-	must(t, unix.IoctlSetWinsize(int(slave.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Col: width, Row: 24}))
+	labtest.Must(t, unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
+	n := labtest.Must2(unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN))(t)
+	slave := labtest.Must2(os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0))(t)
+	labtest.Must(t, unix.IoctlSetWinsize(int(slave.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Col: width, Row: 24}))
 	var got bytes.Buffer
 	done := make(chan struct{})
 	go func() {

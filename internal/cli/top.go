@@ -19,10 +19,10 @@ func newTopCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "top",
-		Short: "Watch endpoints, stalled connections and events live",
-		Long: `Top shows the health of the endpoints, the stalled connections with their age, how
-many reaps and returning clients there were in the last minutes, and the latest
-events. One can sort and filter, go into an endpoint or a pod, and have a line
+		Short: "Watch targets, endpoints, stalled connections and events live",
+		Long: `Top shows how the targets are, if the config names any, the health of the endpoints,
+the stalled connections with their age, how many reaps and returning clients there were
+in the last minutes, and the latest events. One can sort and filter, go into an endpoint or a pod, and have a line
 explained; ? shows the keys.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

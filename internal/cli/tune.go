@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -11,14 +10,15 @@ import (
 	"github.com/spf13/cobra"
 
 	v1 "github.com/redisguard/redisguard/api/v1"
+	"github.com/redisguard/redisguard/internal/daemon"
+	"github.com/redisguard/redisguard/internal/paths"
 	"github.com/redisguard/redisguard/internal/show"
-	"github.com/redisguard/redisguard/supervisor"
 	"github.com/redisguard/redisguard/sysctl"
 )
 
 func newTuneCommand() *cobra.Command {
 	var (
-		opt            supervisor.Options
+		alone          daemon.Standalone
 		config         string
 		dryRun, asJSON bool
 	)
@@ -38,8 +38,8 @@ does not know who had a connection within the last hour.`,
 			if err != nil {
 				return err
 			}
-			opt.Config = c
-			plans, unseen, err := supervisor.PlanTuning(cmd.Context(), opt)
+			alone.Config = c
+			plans, unseen, err := alone.PlanTuning(cmd.Context())
 			if err != nil {
 				return permission(fmt.Errorf("cannot plan: %w", err))
 			}
@@ -61,13 +61,13 @@ does not know who had a connection within the last hour.`,
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would be done; there is nothing else yet that tune does")
 	jsonFlag(cmd, &asJSON)
 	configFlag(cmd, &config)
-	stateFlag(cmd, &opt.StateDir)
+	stateFlag(cmd, &alone.StateDir)
 	return cmd
 }
 
 // stateFlag adds --state-dir to a command that looks at it without the daemon.
 func stateFlag(cmd *cobra.Command, dir *string) {
-	cmd.Flags().StringVar(dir, "state-dir", "", "`DIR` with the daemon's state (default "+supervisor.StateDir+")")
+	cmd.Flags().StringVar(dir, "state-dir", "", "`DIR` with the daemon's state (default "+paths.State+")")
 }
 
 // permission gives an error for want of a privilege its exit code.
@@ -107,9 +107,9 @@ func changes(items []sysctl.Item) []jsonChange {
 	return list
 }
 
-func newJSONPlan(p *supervisor.TunePlan) jsonPlan {
+func newJSONPlan(p *daemon.TunePlan) jsonPlan {
 	j := jsonPlan{
-		NamespaceID: fmt.Sprint(cmp.Or(p.NS.ID.Cookie, p.NS.ID.Inode)), Namespace: p.NS.String(), Wanted: p.Wanted, Why: p.Why,
+		NamespaceID: fmt.Sprint(p.NS.ID.Number()), Namespace: p.NS.String(), Wanted: p.Wanted, Why: p.Why,
 		Changes: changes(p.Items), now: p.Now, then: p.Then,
 	}
 	if p.Err != nil {
@@ -167,8 +167,8 @@ func inShort(list []jsonChange) string {
 
 func newRestoreCommand() *cobra.Command {
 	var (
-		opt            supervisor.Options
-		r              supervisor.RestoreOptions
+		alone          daemon.Standalone
+		r              daemon.RestoreOptions
 		asJSON         bool
 		unseen, failed bool
 	)
@@ -184,9 +184,9 @@ The exit code is 0 if everything is as it was, 1 if something could not be resto
 5 for want of a privilege.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			list, incomplete, err := supervisor.RestoreTuning(cmd.Context(), opt, r)
+			list, incomplete, err := alone.Restore(cmd.Context(), r)
 			switch {
-			case errors.Is(err, sysctl.ErrHeld) && !r.Force:
+			case errors.Is(err, sysctl.ErrClaimed) && !r.Force:
 				return &exitError{code: ExitFailed, err: errors.New("cannot restore: a daemon tunes this node, and would tune again"),
 					remedy: `set [tune] mode = "observe" in its config or stop it first; or restore all the same with --force`}
 			case err != nil:
@@ -224,7 +224,7 @@ The exit code is 0 if everything is as it was, 1 if something could not be resto
 	f.BoolVar(&r.DryRun, "dry-run", false, "only say what would be done")
 	f.BoolVar(&r.Force, "force", false, "also while a daemon tunes this node")
 	jsonFlag(cmd, &asJSON)
-	stateFlag(cmd, &opt.StateDir)
+	stateFlag(cmd, &alone.StateDir)
 	return cmd
 }
 
@@ -239,7 +239,7 @@ type jsonRestored struct {
 
 func newJSONRestored(r *sysctl.Restoration, dryRun bool) jsonRestored {
 	j := jsonRestored{
-		NamespaceID: fmt.Sprint(cmp.Or(r.Record.ID.Cookie, r.Record.ID.Inode)), Namespace: r.Record.Name, Outcome: string(r.Outcome), Changes: changes(r.Items),
+		NamespaceID: fmt.Sprint(r.Record.ID.Number()), Namespace: r.Record.Name, Outcome: string(r.Outcome), Changes: changes(r.Items),
 	}
 	if r.Err != nil {
 		j.Why = r.Err.Error()

@@ -11,21 +11,29 @@ import (
 	v1 "github.com/redisguard/redisguard/api/v1"
 )
 
-// loud are the types of events that tell of something bad or of an act.
-var loud = map[v1.EventType]string{
-	v1.EventEndpointDown: "down", v1.EventEndpointSuspect: "suspect", v1.EventEndpointUp: "up", v1.EventConnectionReaped: "warning",
+// moods are the words in whose colour events are shown that are neither loud nor silent,
+// or that are worse or better than loud.
+var moods = map[v1.EventType]string{
+	v1.EventEndpointDown: "down", v1.EventEndpointSuspect: "suspect", v1.EventEndpointUp: "up",
 	v1.EventConnectionStalled: "stalled", v1.EventConnectionJudged: "half-dead", v1.EventConnectionRecovered: "up",
-	v1.EventClientNotBack: "warning", v1.EventGuardDoubt: "warning", v1.EventGuardBreaker: "warning", v1.EventConfigRefused: "warning",
-	v1.EventTuneFailed: "warning", v1.EventArmFailed: "warning", v1.EventNamespaceDrift: "warning",
+	v1.EventConfigRefused: "warning",
+}
+
+// mood is the word in whose colour an event of this type and level is shown, "" for none.
+func mood(t v1.EventType, l v1.Level) string {
+	if word := moods[t]; word != "" {
+		return word
+	}
+	if l == v1.LevelWarn {
+		return "warning"
+	}
+	return ""
 }
 
 // Arm is how it stands with the keepalive of a connection, in a word.
 func Arm(a *v1.Arm) string {
-	switch {
-	case a == nil:
+	if a == nil {
 		return "-"
-	case a.Canary:
-		return "canary"
 	}
 	return Plain(string(a.State))
 }
@@ -61,7 +69,7 @@ func Event(e *v1.Event, p Paint) string {
 	if text != "" {
 		line += ": " + Plain(text)
 	}
-	return fmt.Sprintf("%s  %s  %s", at, p.As(loud[what], fmt.Sprintf("%-20s", Plain(string(what)))), strings.TrimPrefix(line, ": "))
+	return fmt.Sprintf("%s  %s  %s", at, p.As(EventColour(e), fmt.Sprintf("%-20s", Plain(string(what)))), strings.TrimPrefix(line, ": "))
 }
 
 // parts are the parts of a story in our words.
@@ -116,7 +124,7 @@ func Story(w io.Writer, x *v1.Explanation, p Paint) {
 			part = Plain(string(s.Part))
 		}
 		fmt.Fprintf(w, "  %s  %7s  %-6s  %s", s.Time.Local().Format("15:04:05.000"), after, part,
-			p.As(loud[s.Type], Plain(string(s.Type))))
+			p.As(mood(s.Type, s.Level), Plain(string(s.Type))))
 		if s.Outcome != "" {
 			fmt.Fprintf(w, " (%s)", Plain(string(s.Outcome)))
 		}
@@ -165,8 +173,12 @@ func Evidence(e *v1.Evidence) string {
 
 // EventColour is the word in whose colour an event line may be shown.
 func EventColour(e *v1.Event) string {
-	if e.Finding != nil {
-		return loud[v1.EventType(e.Finding.Code)]
+	if f := e.Finding; f != nil {
+		level := v1.LevelWarn
+		if f.Severity == v1.Info {
+			level = v1.LevelInfo
+		}
+		return mood(v1.EventType(f.Code), level)
 	}
-	return loud[e.Type]
+	return mood(e.Type, e.Level)
 }

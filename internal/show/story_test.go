@@ -49,7 +49,7 @@ func TestStory(t *testing.T) {
 		Story: []v1.Step{
 			{Part: v1.PartSeen, Time: at(-1.5), Type: v1.EventEndpointSuspect, Text: "a probe is unanswered: no answer for 100ms"},
 			{Part: v1.PartJudged, Time: at(0), Type: v1.EventEndpointDown, Text: ev.Text, Evidence: ev},
-			{Part: v1.PartDone, Time: at(0.03), Type: v1.EventConnectionReaped, Text: ev.Text + " and that is a long sentence which has to go on in the next line of the story", Outcome: v1.OutcomeReaped, Evidence: ev},
+			{Part: v1.PartDone, Time: at(0.03), Type: v1.EventConnectionReaped, Level: v1.LevelWarn, Text: ev.Text + " and that is a long sentence which has to go on in the next line of the story", Outcome: v1.OutcomeReaped, Evidence: ev},
 			{Part: v1.PartAfter, Time: at(0.2), Type: v1.EventConnectionRecovered, Text: "the client java[4711] is back", TookMs: 170},
 		},
 	}, false)
@@ -68,7 +68,7 @@ func TestEvent(t *testing.T) {
 		{Type: v1.Snapshot, Time: at(0), Mode: &v1.ModeStatus{Configured: v1.ModeEnforce, Override: v1.ModeObserve, Switch: true, DryRun: true, Effective: v1.ModeOff}},
 		{Type: v1.Snapshot, Time: at(0), Finding: &v1.Finding{Code: v1.CodeEndpointDown, Endpoint: "10.0.0.1:6379", Namespace: "cni-1", Text: "the endpoint is down"}},
 		{Type: v1.Synced, Time: at(0)},
-		{Type: v1.EventConnectionReaped, Time: at(1), Connection: k, Namespace: "cni-1", Outcome: v1.OutcomeReaped, TookMs: 2010, Text: "this flow is broken", Peer: &v1.Peer{PID: 7, UID: 0, Command: "bash"}},
+		{Type: v1.EventConnectionReaped, Level: v1.LevelWarn, Time: at(1), Connection: k, Namespace: "cni-1", Outcome: v1.OutcomeReaped, TookMs: 2010, Text: "this flow is broken", Peer: &v1.Peer{PID: 7, UID: 0, Command: "bash"}},
 		{Type: v1.EventModeChanged, Time: at(2), Text: "redisguard is on"},
 		{Type: v1.EventEndpointUp, Time: at(3), Endpoint: "10.0.0.1:6379", TookMs: 9000},
 	} {

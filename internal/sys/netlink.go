@@ -43,7 +43,7 @@ func NetlinkFromFD(fd int) Netlink { return Netlink{fd: fd, open: true} }
 // OpenNetlink opens a netlink socket of the given protocol (such as
 // unix.NETLINK_SOCK_DIAG) in the namespace of the calling thread.
 func OpenNetlink(protocol int) (Netlink, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
+	fd, err := Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return Netlink{}, fmt.Errorf("cannot open netlink socket of protocol %d: %w", protocol, err)
 	}
@@ -57,7 +57,7 @@ func (n *Netlink) IsOpen() bool { return n.open }
 func (n *Netlink) Close() {
 	if n.open {
 		n.open = false
-		unix.Close(n.fd)
+		Close(n.fd)
 	}
 }
 

@@ -25,9 +25,10 @@ func sampleRecord(tid, n int) []byte {
 	ne := binary.NativeEndian
 	b := ne.AppendUint32(nil, perfRecordSample)
 	b = ne.AppendUint16(b, 0)
-	b = ne.AppendUint16(b, uint16(8+12+n))
+	b = ne.AppendUint16(b, uint16(8+20+n))
 	b = ne.AppendUint32(b, 41)
 	b = ne.AppendUint32(b, uint32(tid))
+	b = ne.AppendUint64(b, 43)
 	b = ne.AppendUint32(b, uint32(n))
 	return append(b, make([]byte, n)...)
 }
@@ -49,12 +50,12 @@ func ring(tail uint64, data []byte) *TraceRing {
 func TestTraceRingWrapsAround(t *testing.T) {
 	size := uint64(os.Getpagesize())
 	for _, tail := range []uint64{0, size - 8, size - 24, 5*size - 16} {
-		rec := sampleRecord(42, 20) // 40 bytes: a multiple of 8, as the kernel's are
+		rec := sampleRecord(42, 20) // 48 bytes: a multiple of 8, as the kernel's are
 		r := ring(tail, append(slices.Clone(rec), rec...))
 		n := 0
-		if lost := r.Read(func(pid, tid int, raw []byte) {
-			if pid != 41 || tid != 42 || len(raw) != 20 {
-				t.Errorf("tail %d: thread %d, %d bytes", tail, tid, len(raw))
+		if lost := r.Read(func(s *Sample) {
+			if s.PID != 41 || s.TID != 42 || s.At != 43 || len(s.Raw) != 20 {
+				t.Errorf("tail %d: %+v", tail, s)
 			}
 			n++
 		}); lost != 0 || n != 2 {
@@ -71,6 +72,6 @@ func FuzzTraceRing(f *testing.F) {
 		if tail > 1<<40 || len(data) > os.Getpagesize() {
 			return
 		}
-		ring(tail&^7, data).Read(func(int, int, []byte) {})
+		ring(tail&^7, data).Read(func(*Sample) {})
 	})
 }

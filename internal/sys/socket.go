@@ -18,11 +18,11 @@ func SocketCookie(fd int) (uint64, error) {
 // thread is in (SO_NETNS_COOKIE, Linux 5.14), which unlike the namespace's inode
 // number is never used twice in one boot. ok is false where the kernel has none.
 func NetNSCookie() (cookie uint64, ok bool, err error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, false, fmt.Errorf("cannot open a socket to read the namespace cookie: %w", err)
 	}
-	defer unix.Close(fd)
+	defer Close(fd)
 	cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 	if errors.Is(err, unix.ENOPROTOOPT) {
 		return 0, false, nil
@@ -47,16 +47,16 @@ var ErrOtherSocket = errors.New("the descriptor is another socket by now")
 // descriptor, ErrOtherSocket where that is something else by now, and unix.EPERM
 // where we may not (no CAP_SYS_PTRACE, Yama's scope 3, a seccomp filter).
 func WithForeignSocket(pid, fd int, cookie uint64, fn func(fd int) error) error {
-	pidfd, err := unix.PidfdOpen(pid, 0)
+	pidfd, err := PidfdOpen(pid, 0)
 	if err != nil {
 		return fmt.Errorf("cannot open pidfd of process %d: %w", pid, err)
 	}
-	defer unix.Close(pidfd)
-	dup, err := unix.PidfdGetfd(pidfd, fd, 0)
+	defer Close(pidfd)
+	dup, err := PidfdGetfd(pidfd, fd, 0)
 	if err != nil {
 		return fmt.Errorf("cannot duplicate descriptor %d of process %d: %w", fd, pid, err)
 	}
-	defer unix.Close(dup)
+	defer Close(dup)
 	have, err := SocketCookie(dup)
 	if err != nil {
 		return fmt.Errorf("cannot read cookie of descriptor %d of process %d: %w", fd, pid, errors.Join(err, ErrOtherSocket))
@@ -87,6 +87,9 @@ func ProcessCPU() time.Duration { return clock(unix.CLOCK_PROCESS_CPUTIME_ID) }
 
 // Monotonic is CLOCK_MONOTONIC, which no clock step moves.
 func Monotonic() time.Duration { return clock(unix.CLOCK_MONOTONIC) }
+
+// Boottime is CLOCK_BOOTTIME: the time since boot, suspension included.
+func Boottime() time.Duration { return clock(unix.CLOCK_BOOTTIME) }
 
 func clock(id int32) time.Duration {
 	var ts unix.Timespec

@@ -52,11 +52,12 @@ type drill struct {
 // ends with each drill, so that there is only one chain of them.
 type lookMsg struct{ turn int }
 
-// lookedMsg is what a look at the daemon has shown.
-type lookedMsg struct {
+// polledMsg is what a look at the daemon has shown.
+type polledMsg struct {
 	at          time.Time
 	turn        int
 	status      v1.Status
+	targets     []v1.Target
 	endpoints   []v1.Endpoint
 	connections []v1.Connection
 	err         error
@@ -82,6 +83,7 @@ type model struct {
 
 	now         time.Time
 	status      v1.Status
+	targets     []v1.Target
 	endpoints   []v1.Endpoint
 	connections []v1.Connection
 	events      []v1.Event // oldest first
@@ -112,30 +114,30 @@ func newModel(ctx context.Context, c Config) *model {
 // first looks before there is a screen, so that a daemon that is not there is an
 // ordinary error.
 func (m *model) first() error {
-	l := m.look(drill{}, 0)
+	l := m.poll(drill{}, 0)
 	if l.err != nil {
 		return l.err
 	}
-	m.takeLook(l)
+	m.applyPoll(l)
 	return nil
 }
 
 // Init begins to look.
-func (m *model) Init() tea.Cmd { return m.lookLater() }
+func (m *model) Init() tea.Cmd { return m.pollLater() }
 
-func (m *model) lookLater() tea.Cmd {
+func (m *model) pollLater() tea.Cmd {
 	turn := m.turn
 	return tea.Tick(m.conf.Every, func(time.Time) tea.Msg { return lookMsg{turn} })
 }
 
-// lookNow has the daemon asked with what is looked at now.
-func (m *model) lookNow() tea.Cmd {
+// pollNow has the daemon asked with what is looked at now.
+func (m *model) pollNow() tea.Cmd {
 	d, turn := m.drill, m.turn
-	return func() tea.Msg { return m.look(d, turn) }
+	return func() tea.Msg { return m.poll(d, turn) }
 }
 
-// look asks the daemon. It may run beside Update, so it only reads what stays.
-func (m *model) look(d drill, turn int) (l lookedMsg) {
+// poll asks the daemon. It may run beside Update, so it only reads what stays.
+func (m *model) poll(d drill, turn int) (l polledMsg) {
 	l.turn = turn
 	q := d.query
 	if d == (drill{}) {
@@ -143,9 +145,13 @@ func (m *model) look(d drill, turn int) (l lookedMsg) {
 	}
 	src := m.conf.Source
 	if l.status, l.err = src.Status(m.ctx); l.err == nil {
-		if l.endpoints, l.err = src.Endpoints(m.ctx); l.err == nil {
-			l.connections, l.err = src.Connections(m.ctx, q)
-		}
+		l.targets, l.err = src.Targets(m.ctx)
+	}
+	if l.err == nil {
+		l.endpoints, l.err = src.Endpoints(m.ctx)
+	}
+	if l.err == nil {
+		l.connections, l.err = src.Connections(m.ctx, q)
 	}
 	l.at = time.Now()
 	return l
@@ -158,12 +164,12 @@ func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		m.width, m.height = msg.Width, msg.Height
 	case lookMsg:
 		if msg.turn == m.turn {
-			return m, m.lookNow()
+			return m, m.pollNow()
 		}
-	case lookedMsg:
-		m.takeLook(msg)
+	case polledMsg:
+		m.applyPoll(msg)
 		if msg.turn == m.turn {
-			return m, m.lookLater()
+			return m, m.pollLater()
 		}
 	case eventMsg:
 		if msg.err != nil {
@@ -171,7 +177,7 @@ func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 			break
 		}
 		m.lost = ""
-		m.takeEvent(msg.event)
+		m.applyEvent(msg.event)
 	case storyMsg:
 		if m.story != nil && m.story.id == msg.id {
 			m.story = &msg
@@ -182,14 +188,14 @@ func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	return m, nil
 }
 
-func (m *model) takeLook(l lookedMsg) {
+func (m *model) applyPoll(l polledMsg) {
 	m.advance(l.at)
 	if l.err != nil {
 		m.trouble = "not fresh: " + show.Plain(l.err.Error())
 		return
 	}
 	m.trouble = ""
-	m.status, m.endpoints = l.status, l.endpoints
+	m.status, m.targets, m.endpoints = l.status, l.targets, l.endpoints
 	if l.turn == m.turn {
 		m.connections = l.connections
 	}
@@ -216,7 +222,7 @@ func (m *model) advance(now time.Time) {
 	}
 }
 
-func (m *model) takeEvent(e v1.Event) {
+func (m *model) applyEvent(e v1.Event) {
 	switch e.Type {
 	case v1.Synced:
 		return
@@ -251,7 +257,7 @@ func (m *model) count(columns *[beats]int, of map[string]int, e *v1.Event) {
 
 // rank of healths, the worst first.
 var rank = map[string]int{
-	string(v1.EndpointDown): 0, string(v1.EndpointSuspect): 1,
+	string(v1.EndpointDown): 0, string(v1.EndpointSuspect): 1, string(v1.EndpointNotAccepting): 2,
 	string(v1.HealthHalfDead): 0, string(v1.HealthStalled): 1, string(v1.HealthWaiting): 2,
 }
 
@@ -435,7 +441,7 @@ func (m *model) into(d drill) tea.Cmd {
 	} else {
 		m.focus = endpointsPane
 	}
-	return m.lookNow()
+	return m.pollNow()
 }
 
 // enter goes deeper: from an endpoint to its connections, from the others to

@@ -27,6 +27,7 @@ import (
 // Source is what is asked of the daemon; *client.Client is one.
 type Source interface {
 	Status(ctx context.Context) (v1.Status, error)
+	Targets(ctx context.Context) ([]v1.Target, error)
 	Endpoints(ctx context.Context) ([]v1.Endpoint, error)
 	Connections(ctx context.Context, q client.ConnectionQuery) ([]v1.Connection, error)
 	Explain(ctx context.Context, id string) (v1.Explanation, error)
@@ -83,7 +84,7 @@ func Once(ctx context.Context, c Config, out io.Writer, width int) error {
 		if err != nil || e.Type == v1.Synced {
 			break
 		}
-		m.takeEvent(e)
+		m.applyEvent(e)
 	}
 	m.width, m.height, m.once = width, 0, true
 	for _, line := range m.lines() {

@@ -32,7 +32,11 @@ type source struct {
 	err    error
 	asked  []client.ConnectionQuery
 	events []v1.Event
+	// targets are those of the config; there are none in most tests.
+	targets []v1.Target
 }
+
+func (s *source) Targets(context.Context) ([]v1.Target, error) { return s.targets, nil }
 
 func (s *source) Status(context.Context) (v1.Status, error) {
 	return v1.Status{
@@ -118,7 +122,7 @@ func start(t *testing.T, width, height int) (*model, *source) {
 
 // refresh looks at noon.
 func refresh(m *model) {
-	l := m.look(m.drill, m.turn)
+	l := m.poll(m.drill, m.turn)
 	l.at = noon
 	send(m, l)
 }
@@ -136,7 +140,7 @@ func press(m *model, keys ...string) {
 			continue
 		}
 		switch msg := cmd().(type) {
-		case lookedMsg:
+		case polledMsg:
 			msg.at = noon
 			send(m, msg)
 		case storyMsg:
@@ -215,6 +219,40 @@ func TestScreens(t *testing.T) {
 	}
 }
 
+// TestTargets: they come first, the worst at the top.
+func TestTargets(t *testing.T) {
+	changed := at(-12)
+	some := []v1.Target{
+		{Name: "idle", Type: v1.TargetAuto, State: v1.TargetUnknown},
+		{Name: "orders", Type: v1.TargetCluster, State: v1.TargetUp, Covered: 16384, Connections: 80, Changed: &changed, Change: "primary.changed node=ab 10.0.0.1->10.0.0.2", Problems: []string{"command.refused: x"}},
+		{Name: "sessions", Type: v1.TargetSentinel, State: v1.TargetDown, Connections: 3, Shards: []v1.Shard{{Primary: "p"}}, Nodes: []v1.Node{{ID: "p", State: v1.NodeFailed, Endpoints: []string{"10.0.0.7:6379"}}}},
+		{Name: "pages\x1b", Type: v1.TargetReplication, State: v1.TargetUp, Connections: 9, Shards: []v1.Shard{{Primary: "p"}}, Nodes: []v1.Node{{ID: "p", State: v1.NodeOK, Endpoints: []string{"10.0.0.8:6379"}}}},
+		{Name: "lost", Type: v1.TargetReplication, State: v1.TargetDown},
+	}
+	m, s := start(t, 120, 40)
+	s.targets = some
+	refresh(m)
+	golden(t, "targets", m)
+	press(m, "/", "p", "a", "g", "enter")
+	golden(t, "targets-filtered", m)
+
+	m, s = start(t, 80, 20)
+	s.targets = some
+	refresh(m)
+	golden(t, "targets-more", m)
+	for height := range 40 {
+		send(m, tea.WindowSizeMsg{Width: 60, Height: height})
+		if n := len(m.lines()); n > height {
+			t.Fatalf("%d lines of %d", n, height)
+		}
+	}
+
+	var b bytes.Buffer
+	if err := Once(t.Context(), Config{Source: s}, &b, 100); err != nil || !strings.Contains(b.String(), "targets (5)") || !strings.Contains(b.String(), "idle") {
+		t.Errorf("%v:\n%s", err, b.String())
+	}
+}
+
 func TestDrill(t *testing.T) {
 	m, s := start(t, 120, 40)
 	for _, tt := range []struct {
@@ -241,7 +279,7 @@ func TestOneChainOfLooks(t *testing.T) {
 	if cmd := send(m, before); cmd != nil {
 		t.Error("a look from before the drill goes on beside the new one")
 	}
-	old := lookedMsg{turn: before.turn, at: noon, connections: []v1.Connection{{ID: "stale"}}}
+	old := polledMsg{turn: before.turn, at: noon, connections: []v1.Connection{{ID: "stale"}}}
 	if cmd := send(m, old); cmd != nil || len(m.connections) > 0 && m.connections[0].ID == "stale" {
 		t.Error("an answer from before the drill is taken for the new one")
 	}

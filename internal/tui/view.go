@@ -135,6 +135,7 @@ func mark(here bool) string {
 
 func (m *model) drawMain(s *screen) {
 	m.drawHead(s)
+	m.drawTargets(s)
 	room := m.height - len(s.lines) - 1 // the foot
 	if m.once {
 		room = 1 << 20
@@ -242,6 +243,11 @@ func (m *model) title(s *screen, p pane, name string, n int) {
 	if here {
 		head = "== "
 	}
+	s.rule(head, t)
+}
+
+// rule is a line with a title.
+func (s *screen) rule(head, t string) {
 	s.text("%s%s %s", head, t, strings.Repeat(head[:1], max(0, s.width-len(head)-utf8.RuneCountInString(t)-1)))
 }
 

@@ -209,7 +209,9 @@ func slab() float64 {
 // still is a guard of which there is nothing to see.
 type still struct{}
 
-func (still) View(context.Context) (*view.Node, error)                     { return &view.Node{At: time.Now()}, nil }
+func (still) View(context.Context) (*view.Node, error) { return &view.Node{At: time.Now()}, nil }
+func (still) Wake(string)                              {}
+
 func (still) Info() v1.Status                                              { return v1.Status{} }
 func (still) Reap(context.Context, view.Reap) ([]view.Reaped, error)       { return nil, nil }
 func (still) Reload(context.Context, event.Peer) (string, []string, error) { return "", nil, nil }
@@ -217,7 +219,7 @@ func (still) SetMode(context.Context, string, event.Peer) (event.Mode, error) {
 	return event.Mode{}, nil
 }
 
-// publishing measures what an event costs whoever publishes it, with a thousand
+// publishing measures what an event costs its publisher, with a thousand
 // subscribers of which half do not read.
 func (b *bench) publishing() error {
 	dir, err := os.MkdirTemp("", "rga-bench-")
@@ -253,7 +255,7 @@ func (b *bench) publishing() error {
 		Endpoint: netip.MustParseAddrPort("10.0.0.5:6379"), Connection: &event.Connection{Comm: "app", PID: 7},
 	}
 	// What it costs is CPU time of the publisher's thread: how long it takes by
-	// the clock is also up to whoever else wants a core.
+	// the clock also depends on other users of the cores.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	// A step of the watcher publishes what it has found in one go; alone, an event
@@ -318,7 +320,7 @@ func maybeHostile() {
 				held = append(held, c)
 			}
 			time.Sleep(time.Second)
-			// Some are dropped, so that there is always somebody new.
+			// Some are dropped, so that there is always a new one.
 			for range min(len(held), 1+rand.N(n/10+1)) {
 				held[0].Close()
 				held = held[1:]

@@ -79,12 +79,17 @@ type scene struct {
 // scene sets up n pairs of server and client, each client with so many
 // connections that write at the given interval, guarded under a profile.
 func (b *bench) scene(profile string, n, conns int, interval time.Duration) (*scene, error) {
+	return b.sceneWith(fmt.Sprintf("profile = %q\n", profile), n, conns, interval)
+}
+
+// sceneWith is scene under a config.
+func (b *bench) sceneWith(config string, n, conns int, interval time.Duration) (*scene, error) {
 	p, err := b.pairs(n)
 	if err != nil {
 		return nil, err
 	}
 	s := &scene{pairs: p}
-	if s.g, err = b.start(fmt.Sprintf("profile = %q\n", profile)); err != nil {
+	if s.g, err = b.start(config); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
 	if s.writing, err = p.writers(b, conns, interval); err == nil {
@@ -172,15 +177,27 @@ func (b *bench) flow() error {
 }
 
 func (b *bench) flowIn(profile string) error {
-	const atOnce = 10
-	s, err := b.scene(profile, atOnce, 2, 5*time.Millisecond)
+	took, err := b.brokenFlows(profile, b.runs(100))
 	if err != nil {
 		return err
 	}
+	p50 := quantile(took, 0.5)
+	b.add(p50 <= 800*time.Millisecond, fmt.Sprintf("only the old flow dead, `%s`: error after (p50)", profile), "<= 800ms",
+		"%v, p99 %v, %d runs", ms(p50), ms(quantile(took, 0.99)), len(took))
+	return nil
+}
+
+// brokenFlows breaks about n flows beside ones that work, and returns after how long their
+// clients had an error.
+func (b *bench) brokenFlows(profile string, n int) (took []time.Duration, err error) {
+	const atOnce = 10
+	s, err := b.scene(profile, atOnce, 2, 5*time.Millisecond)
+	if err != nil {
+		return nil, err
+	}
 	defer s.close()
 	var mu sync.Mutex
-	var took []time.Duration
-	for range max(1, b.runs(100)/atOnce) {
+	for range max(1, n/atOnce) {
 		if err := s.each(func(i int) error {
 			if err := b.pass(rand.N(2 * time.Second)); err != nil {
 				return err
@@ -199,46 +216,53 @@ func (b *bench) flowIn(profile string) error {
 			mu.Unlock()
 			return errors.Join(undo(), b.back(s.writing[i], e), b.pass(4*time.Second))
 		}); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	p50 := quantile(took, 0.5)
-	b.add(p50 <= 800*time.Millisecond, fmt.Sprintf("only the old flow dead, `%s`: error after (p50)", profile), "<= 800ms",
-		"%v, p99 %v, %d runs", ms(p50), ms(quantile(took, 0.99)), len(took))
-	return nil
+	return took, nil
 }
 
 // thousand measures how long it takes to reap 1,000 connections.
 func (b *bench) thousand() error {
-	s, err := b.scene("balanced", 1, 1000, 500*time.Millisecond)
+	first, all, err := b.reapThousand()
 	if err != nil {
 		return err
 	}
-	defer s.close()
-	if err := s.servers[0].Vanish(); err != nil {
-		return err
-	}
-	lost := time.Now()
-	failed := map[int]bool{}
-	var first, last time.Time
-	if _, err := s.writing[0].WaitEvent(b.ctx, func(e lab.Event) bool {
-		if e.Kind == lab.Error && e.T >= lost.UnixNano() && !failed[e.Conn] {
-			failed[e.Conn] = true
-			if first.IsZero() {
-				first = e.Time()
-			}
-			last = e.Time()
-		}
-		return len(failed) == 1000
-	}); err != nil {
-		return err
-	}
-	b.add(last.Sub(first) <= 3*time.Second, "1,000 connections to one dead endpoint: from the first reap to the last", "<= 3s",
-		"%v; the first %v after the loss", ms(last.Sub(first)), ms(first.Sub(lost)))
+	b.add(all <= 3*time.Second, "1,000 connections to one dead endpoint: from the first reap to the last", "<= 3s",
+		"%v; the first %v after the loss", ms(all), ms(first))
 	return nil
 }
 
-// pause measures that a short pause harms nobody.
+// reapThousand loses the endpoint of 1,000 connections, and returns how long after that
+// the first of them had an error, and how long after the first the last.
+func (b *bench) reapThousand() (first, all time.Duration, err error) {
+	s, err := b.scene("balanced", 1, 1000, 500*time.Millisecond)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer s.close()
+	if err := s.servers[0].Vanish(); err != nil {
+		return 0, 0, err
+	}
+	lost := time.Now()
+	failed := map[int]bool{}
+	var from, to time.Time
+	if _, err := s.writing[0].WaitEvent(b.ctx, func(e lab.Event) bool {
+		if e.Kind == lab.Error && e.T >= lost.UnixNano() && !failed[e.Conn] {
+			failed[e.Conn] = true
+			if from.IsZero() {
+				from = e.Time()
+			}
+			to = e.Time()
+		}
+		return len(failed) == 1000
+	}); err != nil {
+		return 0, 0, err
+	}
+	return from.Sub(lost), to.Sub(from), nil
+}
+
+// pause measures that a short pause ends no connection.
 func (b *bench) pause() error {
 	for _, x := range []struct {
 		profile string
@@ -335,7 +359,7 @@ func (b *bench) noFalseReap(kind string) error {
 	return nil
 }
 
-// busyServer measures that a frozen server and a closed window harm nobody.
+// busyServer measures that a frozen server and a closed window end no connection.
 func (b *bench) busyServer() error {
 	s, err := b.scene("fast", 1, 20, 10*time.Millisecond)
 	if err != nil {

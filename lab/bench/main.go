@@ -26,6 +26,7 @@ import (
 type bench struct {
 	ctx   context.Context
 	guard string        // the redisguard binary
+	other string        // another one to compare it with; may be empty
 	quick bool          // fewer runs, to see whether it works at all
 	lossy time.Duration // of arm-loss
 	log   io.Writer
@@ -68,6 +69,9 @@ var measurements = []struct {
 	{"loss-fast", func(b *bench) error { return b.silentLoss("fast", 700*time.Millisecond) }},
 	{"loss-balanced", func(b *bench) error { return b.silentLoss("balanced", 2*time.Second) }},
 	{"flow", (*bench).flow},
+	{"faults", (*bench).faults},
+	{"counterparts", (*bench).counterparts},
+	{"spaces", (*bench).spaces},
 	{"thousand", (*bench).thousand},
 	{"pause", (*bench).pause},
 	{"random-loss", func(b *bench) error { return b.noFalseReap("random") }},
@@ -77,6 +81,7 @@ var measurements = []struct {
 	{"cpu", (*bench).cpu},
 	{"arm", (*bench).arm},
 	{"arm-loss", (*bench).armedLoss},
+	{"against", (*bench).against},
 	{"api", (*bench).api},
 	{"api-soak", (*bench).soak},
 }
@@ -89,11 +94,12 @@ func main() {
 	only := flag.String("run", "", "only measurements whose name matches this `regexp`")
 	quick := flag.Bool("quick", false, "a tenth of the runs: shows whether it works, measures little")
 	lossy := flag.Duration("lossy", 10*time.Minute, "how long arm-loss loses packets")
+	other := flag.String("against", "", "compare with this other redisguard `binary`, of an earlier build")
 	out := flag.String("out", "", "write the table to this `file` too")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(*only, *out, &bench{ctx: ctx, guard: *guard, quick: *quick, lossy: *lossy, log: os.Stderr}); err != nil {
+	if err := run(*only, *out, &bench{ctx: ctx, guard: *guard, other: *other, quick: *quick, lossy: *lossy, log: os.Stderr}); err != nil {
 		stop()
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)

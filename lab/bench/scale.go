@@ -204,36 +204,12 @@ func (b *bench) dump() error {
 
 // cpu measures what the daemon costs on a crowded node.
 func (b *bench) cpu() error {
-	const namespaces = 250
-	l, err := lab.New(lab.Config{Prefix: "rgb"})
+	n, err := b.crowdedNode()
 	if err != nil {
 		return err
 	}
-	defer l.Close()
-	server, err := l.Server("s")
-	if err != nil {
-		return err
-	}
-	redis, err := server.Redis(b.ctx, lab.RedisConfig{Port: redisPort, Args: []string{"--maxclients", "12000"}})
-	if err != nil {
-		return err
-	}
-	var hosts []*lab.Host
-	for i := range namespaces {
-		h, err := l.Client(fmt.Sprintf("c%d", i))
-		if err != nil {
-			return err
-		}
-		hosts = append(hosts, h)
-	}
-	if err := b.addCrowd(hosts, 98_000); err != nil {
-		return err
-	}
-	fmt.Fprintln(b.log, "  98,000 other connections are up")
-	if err := b.clients(hosts, lab.ClientConfig{Addr: redis.Addr(), Conns: 8, Interval: 4 * time.Second, ReportEvery: time.Second}); err != nil {
-		return err
-	}
-	fmt.Fprintln(b.log, "  2,000 connections to Redis are up")
+	defer n.lab.Close()
+	l, hosts, redis := n.lab, n.hosts, n.redis
 	// The guard starts on a node that is there already, and its first look at
 	// everything takes what the budget for dumps allows.
 	g, err := b.start("profile = \"balanced\"\n", "--dry-run")
@@ -278,6 +254,51 @@ func (b *bench) cpu() error {
 		return err
 	}
 	return b.suspicion(g, hosts, redis, quiet)
+}
+
+// crowded is a node with 250 namespaces, 100,000 connections, 2,000 of them to Redis.
+type crowded struct {
+	lab   *lab.Lab
+	hosts []*lab.Host
+	redis *lab.Redis
+}
+
+func (b *bench) crowdedNode() (n *crowded, err error) {
+	const namespaces = 250
+	l, err := lab.New(lab.Config{Prefix: "rgb"})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			l.Close()
+		}
+	}()
+	n = &crowded{lab: l}
+	server, err := l.Server("s")
+	if err != nil {
+		return nil, err
+	}
+	n.redis, err = server.Redis(b.ctx, lab.RedisConfig{Port: redisPort, Args: []string{"--maxclients", "12000"}})
+	if err != nil {
+		return nil, err
+	}
+	for i := range namespaces {
+		h, err := l.Client(fmt.Sprintf("c%d", i))
+		if err != nil {
+			return nil, err
+		}
+		n.hosts = append(n.hosts, h)
+	}
+	if err := b.addCrowd(n.hosts, 98_000); err != nil {
+		return nil, err
+	}
+	fmt.Fprintln(b.log, "  98,000 other connections are up")
+	if err := b.clients(n.hosts, lab.ClientConfig{Addr: n.redis.Addr(), Conns: 8, Interval: 4 * time.Second, ReportEvery: time.Second}); err != nil {
+		return nil, err
+	}
+	fmt.Fprintln(b.log, "  2,000 connections to Redis are up")
+	return n, nil
 }
 
 func (b *bench) cpuOver(g *guard, d time.Duration) (time.Duration, error) {
@@ -442,6 +463,20 @@ func (b *bench) suspicion(g *guard, hosts []*lab.Host, redis *lab.Redis, quiet t
 
 // memory measures the resident memory with 10,000 tracked connections.
 func (b *bench) memory() error {
+	var rss float64
+	if err := b.tenThousand(func(g []*guard) (err error) {
+		rss, err = g[0].rss()
+		return err
+	}, b.guard); err != nil {
+		return err
+	}
+	b.add(rss <= 40, "resident memory at 10,000 tracked connections", "<= 40 MiB", "%.1f MiB", rss)
+	return nil
+}
+
+// tenThousand has daemons of the given programs, beside each other, watch 10,000
+// connections, and calls measure half a minute after they are there.
+func (b *bench) tenThousand(measure func([]*guard) error, programs ...string) error {
 	p, err := b.pairs(1)
 	if err != nil {
 		return err
@@ -455,23 +490,42 @@ func (b *bench) memory() error {
 	if err != nil {
 		return err
 	}
-	g, err := b.start("profile = \"balanced\"\n")
+	guards, stop, err := b.startAll(programs)
 	if err != nil {
 		return err
 	}
-	defer g.stop()
+	defer stop()
 	if err := b.clients(slices.Repeat(p.clients[:1], 10), lab.ClientConfig{Addr: redis.Addr(), Conns: 1000, Interval: 10 * time.Second, ReportEvery: time.Second}); err != nil {
 		return err
 	}
 	if err := b.pass(30 * time.Second); err != nil {
 		return err
 	}
-	rss, err := g.rss()
-	if err != nil {
-		return err
+	return measure(guards)
+}
+
+// startAll starts a daemon of each program; they only observe if there are several.
+func (b *bench) startAll(programs []string) (guards []*guard, stop func(), err error) {
+	stop = func() {
+		for _, g := range guards {
+			g.stop()
+		}
 	}
-	b.add(rss <= 40, "resident memory at 10,000 tracked connections", "<= 40 MiB", "%.1f MiB", rss)
-	return nil
+	own := b.guard
+	defer func() { b.guard = own }()
+	var args []string
+	if len(programs) > 1 {
+		args = append(args, "--dry-run")
+	}
+	for _, b.guard = range programs {
+		g, err := b.start("profile = \"balanced\"\n", args...)
+		if err != nil {
+			stop()
+			return nil, nil, err
+		}
+		guards = append(guards, g)
+	}
+	return guards, stop, nil
 }
 
 // dumpAllocs counts allocations of dumps after the first.

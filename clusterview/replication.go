@@ -1,0 +1,187 @@
+package clusterview
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/redisguard/redisguard/clusterview/reply"
+)
+
+// mergeReplication makes a topology from what each node says of itself: there is nobody else
+// to ask. nodes are the addresses of the config, and those that nodes name.
+func mergeReplication(now time.Duration, kind Type, prev *Topology, nodes []netip.AddrPort, m nodeMerging) *Topology {
+	if prev == nil {
+		prev = &Topology{Type: kind}
+	}
+	next := &Topology{Type: kind, Known: prev.Known, State: prev.State, Why: prev.Why, Former: slices.Clone(prev.Former)}
+	for _, a := range nodes {
+		next.Nodes = append(next.Nodes, member(now, prev, a, m))
+		next.Electorate++
+		if m.role(a) != "" {
+			next.Voters++
+		}
+	}
+	next.Asked = next.Voters
+	primary := idOf(prev.Primary())
+	primaries, pending := next.claims(prev, m)
+	switch {
+	case pending:
+		// What one of them says is older than the other's claim: it is asked again first.
+	case len(primaries) == 1:
+		primary = primaries[0].String()
+		next.State, next.Why = Up, ""
+		decideOwn(now, prev, next, primary, m)
+	case len(primaries) == 0:
+		if next.Voters > 0 || prev.Known {
+			next.State, next.Why = Down, "no node says that it is a primary"
+		}
+		// A primary that became a replica is demoted by its own word, though nobody took over yet.
+		if n := find(next, primary); n != nil && m.role(n.first()) == reply.RoleReplica {
+			n.demote(now, "it says that it is a replica")
+			primary = ""
+		}
+	default:
+		// Which of them is right cannot be told from here. Nothing follows but the signal.
+		next.problem(ProblemSplit, fmt.Sprintf("%v say all that they are primaries", primaries), len(primaries))
+		next.State, next.Why = Up, "more than one primary"
+		for i := range next.Nodes {
+			if n := &next.Nodes[i]; n.State == StateDemoted && !n.Virtual && m.role(n.first()) == reply.RolePrimary {
+				n.State, n.Since, n.Successor, n.Detail = StateOK, now, "", ""
+			}
+		}
+	}
+	next.silence(now, m)
+	next.finish(nil)
+	next.oneShard(primary)
+	next.Known = prev.Known || primary != ""
+	return next
+}
+
+// claims are the nodes that say that they are primaries, each process once: an address of its
+// own before a virtual one. pending says that it is too early to tell: there are several, one
+// of which was not asked since another began to say so; or none, and one was never asked.
+func (t *Topology) claims(prev *Topology, m nodeMerging) (all []netip.AddrPort, pending bool) {
+	var latest time.Duration
+	var virtual []netip.AddrPort
+	runs := map[string]bool{}
+	unasked := false
+	for i := range t.Nodes {
+		n := &t.Nodes[i]
+		a := n.first()
+		k := m.about(a)
+		if !n.Virtual && (k == nil || k.asked == 0 && k.failed == 0) {
+			unasked = true
+			continue
+		}
+		switch {
+		case m.role(a) != reply.RolePrimary || k == nil:
+		case n.Virtual && !k.behind.many:
+			virtual = append(virtual, a)
+		case n.Virtual, n.RunID != "" && runs[n.RunID] && n.ID != idOf(prev.Primary()):
+		default:
+			if n.RunID != "" && runs[n.RunID] {
+				all = slices.DeleteFunc(all, func(o netip.AddrPort) bool { return find(t, o.String()).RunID == n.RunID })
+			}
+			runs[n.RunID] = true
+			all = append(all, a)
+			latest = max(latest, k.primary)
+		}
+	}
+	if len(all) == 0 {
+		return virtual[:min(len(virtual), 1)], unasked && len(virtual) == 0
+	}
+	for _, a := range all {
+		pending = pending || len(all) > 1 && m.about(a).asked < latest
+	}
+	return all, pending
+}
+
+// demote marks a node that was the primary.
+func (n *Node) demote(now time.Duration, detail string) {
+	if n.Role = reply.RoleReplica; n.State != StateDemoted {
+		n.State, n.Since, n.Detail = StateDemoted, now, detail
+	}
+}
+
+// decideOwn is decide where nobody but the nodes themselves can tell: a primary that is only
+// silent has failed, perhaps, but was not demoted.
+func decideOwn(now time.Duration, prev, next *Topology, primary string, m nodeMerging) {
+	for i := range next.Nodes {
+		n := &next.Nodes[i]
+		before := prev.Node(n.ID)
+		if n.Virtual {
+			// Judged by who is met there.
+			if n.Successor = ""; n.State == StateDemoted && n.ID != primary {
+				n.Successor = primary
+			}
+			continue
+		}
+		switch own := m.role(n.first()); {
+		case n.ID == primary:
+			if n.Role = reply.RolePrimary; n.State == StateDemoted {
+				n.State, n.Since = StateOK, now
+			}
+			if n.Successor = ""; n.State == StateOK {
+				n.Detail = ""
+			}
+		case own == reply.RoleReplica:
+			if before != nil && before.Role == reply.RolePrimary {
+				n.demote(now, fmt.Sprintf("it says that it is a replica, and %s that it is the primary", primary))
+			}
+			if n.Role = reply.RoleReplica; n.State == StateDemoted {
+				n.Successor = primary
+			}
+		case before != nil && before.Role == reply.RolePrimary:
+			n.Successor = primary
+		}
+	}
+}
+
+// silence evaluates that a node does not answer us while its replicas, most of them, have lost
+// it as well. Our own silence alone is for the decision core, which asks the connections.
+func (t *Topology) silence(now time.Duration, m nodeMerging) {
+	for i := range t.Nodes {
+		n := &t.Nodes[i]
+		lost, of := 0, 0
+		for j := range t.Nodes {
+			if k := m.about(t.Nodes[j].first()); t.Nodes[j].Primary == n.ID && k != nil && k.role != nil && !m.silent(t.Nodes[j].first()) {
+				if of++; k.role.State != "connected" {
+					lost++
+				}
+			}
+		}
+		n.Opinions = lost
+		failed := !n.Virtual && 2*lost > of && m.silent(n.first())
+		switch {
+		case failed && n.State == StateOK:
+			n.State, n.Since, n.Detail = StateFailed, now, fmt.Sprintf("%d of its %d replicas have lost it, and it does not answer", lost, of)
+		case !failed && n.State == StateFailed && !m.silent(n.first()):
+			n.State, n.Since, n.Detail = StateOK, now, ""
+		}
+	}
+}
+
+// oneShard puts all nodes into one shard, as there are no slots that would divide them.
+func (t *Topology) oneShard(primary string) {
+	s := Shard{}
+	for i := range t.Nodes {
+		if n := &t.Nodes[i]; n.ID == primary {
+			s.Primary = primary
+		} else if !n.Virtual && n.Role == reply.RoleReplica {
+			s.Replicas = append(s.Replicas, n.ID)
+		}
+	}
+	t.Shards = []Shard{s}
+}
+
+// find is Node for a topology that is not sorted yet.
+func find(t *Topology, id string) *Node {
+	for i := range t.Nodes {
+		if t.Nodes[i].ID == id {
+			return &t.Nodes[i]
+		}
+	}
+	return nil
+}

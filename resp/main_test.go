@@ -1,0 +1,9 @@
+package resp
+
+import (
+	"testing"
+
+	"github.com/redisguard/redisguard/lab/labtest"
+)
+
+func TestMain(m *testing.M) { labtest.Main(m) }

@@ -1,0 +1,13 @@
+package tcpstate
+
+import (
+	"testing"
+
+	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/lab/labtest"
+)
+
+func TestMain(m *testing.M) {
+	lab.MaybeChild()
+	labtest.Main(m)
+}
