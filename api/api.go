@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -84,6 +85,7 @@ type Server struct {
 	stop    func()        // the hub's notices
 	version string
 	counts  counters
+	reach   atomic.Pointer[reach] // for the streams of pods
 	sockets []socket
 
 	identify  func(*net.UnixConn) *peer
@@ -213,6 +215,7 @@ func (s *Server) Run(ctx context.Context) error {
 		wg.Go(func() { sh.run(ctx) })
 	}
 	wg.Go(func() { s.notifyWriters(ctx) })
+	wg.Go(func() { s.lookForPods(ctx) })
 	for _, sock := range s.sockets {
 		h := &http.Server{
 			Handler:           sock.handler,
@@ -282,6 +285,28 @@ func (s *Server) notifyWriters(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-time.After(notifyRest):
+		}
+	}
+}
+
+// lookForPods keeps what the streams of pods may see up to date, while there are any.
+func (s *Server) lookForPods(ctx context.Context) {
+	tick := time.NewTicker(sweep)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if !slices.ContainsFunc(s.streams, func(sh *shard) bool { return sh.pods.Load() > 0 }) {
+			continue
+		}
+		within, cancel := context.WithTimeout(ctx, viewWithin)
+		n, err := s.opt.Source.View(within)
+		cancel()
+		if err == nil { // else they see what they saw
+			s.reach.Store(newReach(n))
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	v1 "github.com/redisguard/redisguard/api/v1"
 	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/internal/sys"
+	"github.com/redisguard/redisguard/view"
 )
 
 // events begins a stream.
@@ -41,9 +43,15 @@ func (s *Server) events(w http.ResponseWriter, r *request) {
 		st.after = cursor.Seq
 	}
 	st.see = r.peer.sight(nil)
+	var n *view.Node
+	if !st.see.all || filter.targets() {
+		ctx, cancel := context.WithTimeout(r.Context(), viewWithin)
+		n, err = s.opt.Source.View(ctx)
+		cancel()
+	}
 	if !st.see.all {
-		n := s.view(w, r)
-		if n == nil {
+		if err != nil {
+			noView(w, err)
 			return
 		}
 		st.see = r.peer.sight(n)
@@ -57,6 +65,13 @@ func (s *Server) events(w http.ResponseWriter, r *request) {
 		s.guests.unsubscribe(r.peer)
 		s.opt.Log.Debug("cannot begin an event stream", "pid", r.peer.pid, "error", err)
 		return
+	}
+	if n != nil && filter.targets() {
+		for i := range n.Targets {
+			if name := n.Targets[i].Conf.Name; st.see.target(name) {
+				s.opt.Source.Wake(name)
+			}
+		}
 	}
 	if after == "" {
 		snap := s.opt.Hub.Snapshot(false)

@@ -26,10 +26,14 @@ func (s *Server) view(w http.ResponseWriter, r *request) *view.Node {
 	defer cancel()
 	n, err := s.opt.Source.View(ctx)
 	if err != nil {
-		fail(w, http.StatusServiceUnavailable, v1.KindUnavailable, "the guard does not answer: "+err.Error())
+		noView(w, err)
 		return nil
 	}
 	return n
+}
+
+func noView(w http.ResponseWriter, err error) {
+	fail(w, http.StatusServiceUnavailable, v1.KindUnavailable, "the guard does not answer: "+err.Error())
 }
 
 func (s *Server) healthz(w http.ResponseWriter, r *request) {

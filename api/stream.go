@@ -84,6 +84,8 @@ type shard struct {
 	over bool      // the client has gone
 
 	open    atomic.Int64    // streams, see published
+	pods    atomic.Int64    // of them those of pods, see lookForPods
+	reach   *reach          // that the streams of pods were brought up to date with
 	streams map[int]*stream // by descriptor
 	tags    int32
 	cache   []*event.Record // read last, so that streams side by side read once
@@ -262,6 +264,9 @@ func (sh *shard) admit() {
 		st.tag = sh.tags
 		sh.streams[st.fd] = st
 		sh.open.Store(int64(len(sh.streams)))
+		if !st.see.all {
+			sh.pods.Add(1)
+		}
 		raw, err := sh.poll.SyscallConn()
 		if err == nil {
 			cerr := raw.Control(func(ep uintptr) {
@@ -280,10 +285,17 @@ func (sh *shard) admit() {
 	}
 }
 
-// sweep sends heartbeats, and ends streams whose readers do not read.
+// sweep sends heartbeats, ends streams whose readers do not read, and takes in what pods may
+// see by now.
 func (sh *shard) sweep(now time.Time) {
 	head := sh.server.opt.Hub.Head()
+	r := sh.server.reach.Load()
+	news := r != sh.reach
+	sh.reach = r
 	for _, st := range sh.streams {
+		if news && !st.see.all {
+			st.see.look(st.peer, r)
+		}
 		switch {
 		case st.stuck && now.Sub(st.since) > silentFor:
 			sh.server.counts.silent.Add(1)
@@ -497,6 +509,9 @@ func (sh *shard) bye(st *stream, why string) {
 func (sh *shard) end(st *stream) {
 	delete(sh.streams, st.fd)
 	sh.open.Store(int64(len(sh.streams)))
+	if !st.see.all {
+		sh.pods.Add(-1)
+	}
 	sys.Close(st.fd)
 	sh.server.guests.unsubscribe(st.peer)
 }

@@ -21,9 +21,12 @@ import (
 	"time"
 
 	v1 "github.com/redisguard/redisguard/api/v1"
+	"github.com/redisguard/redisguard/config"
 	"github.com/redisguard/redisguard/event"
 	"github.com/redisguard/redisguard/lab/labtest"
+	"github.com/redisguard/redisguard/tcpstate"
 	"github.com/redisguard/redisguard/verdict"
+	"github.com/redisguard/redisguard/view"
 )
 
 // reader reads a stream line by line.
@@ -528,5 +531,78 @@ func TestBind(t *testing.T) {
 	}
 	if _, err := New(opt("/proc/nowhere")); err == nil || !Unavailable(err) {
 		t.Errorf("where nothing can be made: %v", err)
+	}
+}
+
+// What a pod's stream tells of targets follows its connections and the config: a client may
+// subscribe before it connects, and loses nothing by being cut off.
+func TestAStreamSeesTheTargetsOfToday(t *testing.T) {
+	pod := &peer{scope: v1.ScopePod, pod: podA, space: 77, podNamespace: "shop", guest: podA}
+	w := serve(t, nil, func(s *Server) { s.identify = func(*net.UnixConn) *peer { return pod } })
+	target := func(name string, visible ...string) view.Target {
+		return view.Target{Conf: &config.TargetSection{Name: name, VisibleTo: config.Workloads{Namespaces: visible}}}
+	}
+	const none, another, own = -1, 0, 1 // connections of node()
+	set := func(leads int, state tcpstate.State, targets ...view.Target) {
+		n := node()
+		n.Targets = append(targets, target("always", "shop"))
+		if leads != none {
+			n.Connections[leads].Target = "orders"
+			n.Connections[leads].TCP.State = state
+		}
+		w.guard.mu.Lock()
+		w.guard.node = n
+		w.guard.mu.Unlock()
+	}
+	orders, stock := target("orders"), target("stock", "bank")
+	set(none, 0, orders, stock)
+	r := w.follow(t, "?type=primary.changed")
+	r.until(v1.Synced)
+	if _, woken := w.guard.woken.Load("always"); !woken {
+		t.Error("the subscription woke no target")
+	}
+	if _, woken := w.guard.woken.Load("orders"); woken {
+		t.Error("the subscription woke a target that it may not see")
+	}
+	for i, step := range []struct {
+		why     string
+		leads   int
+		state   tcpstate.State
+		targets []view.Target
+		want    []string
+	}{
+		{"no connection", none, 0, []view.Target{orders, stock}, nil},
+		{"another's connection", another, tcpstate.Established, []view.Target{orders, stock}, nil},
+		{"one that is not there yet", own, tcpstate.SynSent, []view.Target{orders, stock}, nil},
+		{"one of its own", own, tcpstate.Established, []view.Target{orders, stock}, []string{"orders"}},
+		{"that was reaped", none, 0, []view.Target{orders, stock}, []string{"orders"}},
+		{"a reload gives", none, 0, []view.Target{orders, target("stock", "shop")}, []string{"orders", "stock"}},
+		{"a reload takes", none, 0, []view.Target{orders, stock}, []string{"orders"}},
+		{"the target goes", none, 0, []view.Target{stock}, nil},
+		{"another has its name", none, 0, []view.Target{orders, stock}, nil},
+	} {
+		mark := fmt.Sprint("step", i) // is seen from when the stream knows of this step
+		known := false
+		set(step.leads, step.state, append(step.targets, target(mark, "shop"))...)
+		labtest.Eventually(t, step.why, func() bool {
+			for _, name := range []string{"orders", "stock", mark, "always"} {
+				w.hub.Publish(event.Event{Type: event.PrimaryChanged, Time: time.Now(), Target: name})
+			}
+			var got []string
+			before := known // the sight may change amid a round
+			for {
+				switch e := r.until(v1.EventType(event.PrimaryChanged)); e.Target {
+				case mark:
+					known = true
+				case "always":
+					if before && !slices.Equal(got, step.want) {
+						t.Fatalf("%s: the stream tells of %q, want %q", step.why, got, step.want)
+					}
+					return before
+				default:
+					got = append(got, e.Target)
+				}
+			}
+		})
 	}
 }
