@@ -1,0 +1,299 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "github.com/redisguard/redisguard/api/v1"
+	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/lab/labtest"
+)
+
+// These run the daemon itself, in a namespace from which the servers of a lab are reached.
+// Labs beside each other have the same addresses, and each daemon guards the whole node: so each
+// test has ports of its own.
+
+func TestMain(m *testing.M) {
+	lab.MaybeChild()
+	labtest.Main(m)
+}
+
+// writer is a function that takes what is written.
+type writer func([]byte)
+
+func (w writer) Write(b []byte) (int, error) {
+	w(b)
+	return len(b), nil
+}
+
+// daemonProgram builds it, once.
+var daemonProgram = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "rgt")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	program := filepath.Join(dir, "redisguard")
+	if out, err := exec.Command("go", "build", "-o", program, "../cmd/redisguard").CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, out)
+	}
+	return os.ReadFile(program)
+})
+
+// rig is a lab with a daemon in it.
+type rig struct {
+	*lab.Lab
+	t      *testing.T
+	ctx    context.Context
+	apps   *lab.Host // where clients are
+	home   *lab.Host // where the daemon is, and those who ask it
+	daemon *lab.Process
+
+	program, socket string
+
+	mu     sync.Mutex
+	events []v1.Event
+}
+
+func newRig(t *testing.T, name string) *rig {
+	t.Helper()
+	r := &rig{t: t, Lab: labtest.Must2(lab.New(lab.Config{Prefix: "rge" + name}))(t)}
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	t.Cleanup(cancel)
+	r.ctx = ctx
+	r.apps = labtest.Must2(r.Lab.Client("apps"))(t)
+	return r
+}
+
+// serverProgram is the Redis or Valkey to test with, "" for the one that is installed.
+var serverProgram = os.Getenv("REDISGUARD_E2E_SERVER")
+
+// servers makes hosts, each with a Redis.
+func (r *rig) servers(n int, cfg lab.RedisConfig) (list []*lab.Redis) {
+	r.t.Helper()
+	cfg.Path = serverProgram
+	for i := range n {
+		h := labtest.Must2(r.Server(fmt.Sprintf("r%d", i+1)))(r.t)
+		list = append(list, labtest.Must2(h.Redis(r.ctx, cfg))(r.t))
+	}
+	return list
+}
+
+// do runs a command that must not fail.
+func (r *rig) do(s *lab.Redis, words ...string) any {
+	r.t.Helper()
+	v, err := s.Do(r.ctx, words...)
+	if err != nil {
+		r.t.Fatalf("%q at %v: %v", words, s.Addr(), err)
+	}
+	return v
+}
+
+// guard starts the daemon for targets, with nothing watched beside them.
+func (r *rig) guard(targets string) {
+	t := r.t
+	t.Helper()
+	dir := t.TempDir()
+	program, socket, conf := filepath.Join(dir, "redisguard"), filepath.Join(dir, "s", "sock"), filepath.Join(dir, "redisguard.toml")
+	labtest.Must(t, os.WriteFile(program, labtest.Must2(daemonProgram())(t), 0o755))
+	text := fmt.Sprintf("profile = \"fast\"\n[watch]\nports = []\n[tune]\nmode = \"off\"\n[api]\nsocket = %q\nadmin_socket = \"\"\n%s", socket, targets)
+	labtest.Must(t, os.WriteFile(conf, []byte(text), 0o600))
+	script := `set -e
+for d in redisguard redisguard-admin redisguard-state; do mkdir -p /run/$d; mount -t tmpfs tmpfs /run/$d; done
+exec "$0" run --config "$1"`
+	cmd := exec.Command("unshare", "--mount", "--propagation", "slave", "sh", "-c", script, program, conf)
+	var log bytes.Buffer
+	var mu sync.Mutex
+	take := writer(func(b []byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		log.Write(b)
+	})
+	cmd.Stdout, cmd.Stderr = take, take
+	r.home = labtest.Must2(r.Lab.Client("guard"))(t)
+	r.daemon = labtest.Must2(r.home.Start(r.ctx, cmd))(t)
+	r.program, r.socket = program, socket
+	t.Cleanup(func() {
+		if t.Failed() {
+			for _, c := range r.connections() {
+				t.Logf("%s %s to %s, %v, reapable %v %s", c.Namespace, c.Local, c.Endpoint, c.Process, c.Reapable, c.WhyNot)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			t.Logf("the daemon:\n%s", log.String())
+		}
+	})
+	labtest.Within(t, 20*time.Second, "the daemon answers", func() bool { return r.ask(nil, "status") == nil })
+	var line []byte
+	events := exec.Command(program, "events", "--json", "--socket", socket)
+	events.Stdout = writer(func(b []byte) {
+		for line = append(line, b...); ; {
+			one, rest, whole := bytes.Cut(line, []byte("\n"))
+			if !whole {
+				return
+			}
+			var e v1.Event
+			if err := json.Unmarshal(one, &e); err != nil {
+				t.Errorf("%q: %v", one, err)
+			}
+			r.mu.Lock()
+			r.events = append(r.events, e)
+			r.mu.Unlock()
+			line = rest
+		}
+	})
+	labtest.Must2(r.home.Start(r.ctx, events))(t)
+	labtest.Within(t, 20*time.Second, "the events are followed", func() bool { return len(r.told()) > 0 })
+}
+
+// ask runs the command line beside the daemon, and reads what it writes. Who asks from another
+// network namespace than the daemon's is taken for a pod, and sees only what is its own.
+func (r *rig) ask(into any, args ...string) error {
+	cmd := exec.Command(r.program, append(args, "--json", "--socket", r.socket)...)
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	p, err := r.home.Start(r.ctx, cmd)
+	if err == nil {
+		err = p.Wait()
+	}
+	if err != nil || into == nil {
+		return err
+	}
+	return json.Unmarshal(out.Bytes(), into)
+}
+
+// connections are those that the daemon knows.
+func (r *rig) connections() (list []v1.Connection) {
+	labtest.Must(r.t, r.ask(&list, "connections"))
+	return list
+}
+
+// told are the events so far.
+func (r *rig) told() []v1.Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.events)
+}
+
+// next waits for an event after the first n, and returns it and how many there are up to it.
+func (r *rig) next(n int, within time.Duration, kind v1.EventType, match func(*v1.Event) bool) (e v1.Event, upTo int) {
+	r.t.Helper()
+	labtest.Within(r.t, within, "the event "+string(kind), func() bool {
+		for i, x := range r.told() {
+			if i >= n && x.Type == kind && (match == nil || match(&x)) {
+				e, upTo = x, i+1
+				return true
+			}
+		}
+		return false
+	})
+	return e, upTo
+}
+
+// reaped are the connections that were ended after the first n events, by their local address,
+// and by which rule.
+func (r *rig) reaped(n int) map[string]v1.Event {
+	all := map[string]v1.Event{}
+	for i, e := range r.told() {
+		if i >= n && e.Type == v1.EventConnectionReaped && e.Connection != nil {
+			all[e.Namespace+" "+e.Connection.Local] = e
+		}
+	}
+	return all
+}
+
+// up waits until a target is known, and returns it.
+func (r *rig) up(name string, ok func(*v1.Target) bool) (x v1.Target) {
+	r.t.Helper()
+	defer func() {
+		if r.t.Failed() {
+			r.t.Logf("the target is %+v", x)
+		}
+	}()
+	labtest.Within(r.t, 20*time.Second, "target "+name+" is up", func() bool {
+		x = v1.Target{}
+		return r.ask(&x, "targets", name) == nil && x.State == v1.TargetUp && (ok == nil || ok(&x))
+	})
+	return x
+}
+
+// start starts a client, of which the daemon knows all connections on return.
+func (r *rig) start(cfg lab.ClientConfig) *lab.Client {
+	r.t.Helper()
+	cfg.Interval, cfg.ConnectTimeout, cfg.Backoff = 5*time.Millisecond, time.Second, 100*time.Millisecond
+	c := labtest.Must2(r.apps.Client(r.ctx, cfg))(r.t)
+	labtest.Must2(c.WaitEvent(r.ctx, func(e lab.Event) bool { return e.Kind == lab.Connected }))(r.t)
+	labtest.Within(r.t, 20*time.Second, "the daemon knows its connection", func() bool {
+		return slices.ContainsFunc(r.connections(), func(x v1.Connection) bool { return x.Local == c.Local(0).String() && x.Process != nil })
+	})
+	return c
+}
+
+// key is how reaped names the connection of a client.
+func (r *rig) key(c *lab.Client) string { return r.apps.NSName + " " + c.Local(0).String() }
+
+// asked waits until the daemon has asked a server again, n times: connections opened before are
+// between two of its answers.
+func (r *rig) asked(s *lab.Redis, n int) {
+	r.t.Helper()
+	calls := func() (n int) {
+		text, _ := s.Do(r.ctx, "INFO", "commandstats")
+		for line := range strings.Lines(fmt.Sprint(text)) {
+			fmt.Sscanf(line, "cmdstat_role:calls=%d", &n)
+		}
+		return n
+	}
+	begin := calls()
+	labtest.Within(r.t, 20*time.Second, fmt.Sprintf("%v is asked again", s.Addr()), func() bool { return calls() >= begin+n })
+}
+
+// settled waits until the roles of now are known for longer than it may take until the kernel has
+// told of a connect: of a connection that was opened before it is not known who has accepted it.
+func (r *rig) settled() {
+	begin := time.Now()
+	labtest.Eventually(r.t, "roles are known for long", func() bool { return time.Since(begin) > 2*time.Second })
+}
+
+// only checks that of all connections just these were reaped, by that rule.
+func (r *rig) only(n int, rules []string, want ...string) {
+	r.t.Helper()
+	got := r.reaped(n)
+	for _, k := range want {
+		if _, ok := got[k]; !ok {
+			r.t.Errorf("%s was not reaped", k)
+		}
+	}
+	for k, e := range got {
+		if !slices.Contains(want, k) {
+			r.t.Errorf("%s to %s was reaped: %s", k, e.Endpoint, e.Text)
+		} else if e.Evidence == nil || !slices.Contains(rules, e.Evidence.Rule) {
+			r.t.Errorf("%s was reaped for another reason: %s", k, e.Text)
+		}
+	}
+}
+
+func targetText(name string, seeds []netip.AddrPort, lines string) string {
+	words := []string{}
+	for _, s := range seeds {
+		words = append(words, s.String())
+	}
+	return fmt.Sprintf("[[target]]\nname = %q\nfleet_size = 1\ninterval = \"1s\"\nseeds = [\"%s\"]\nallow = [\"10.77.0.0/16\"]\n%s", name, strings.Join(words, `", "`), lines)
+}

@@ -1,0 +1,102 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "github.com/redisguard/redisguard/api/v1"
+	"github.com/redisguard/redisguard/lab"
+	"github.com/redisguard/redisguard/lab/labtest"
+)
+
+// Sentinel: a planned failover frees who was connected to the primary and nobody else; a
+// power-cut whoever was there.
+func TestSentinelDeployment(t *testing.T) {
+	t.Parallel()
+	const port, sentinelPort = 17011, 17012
+	r := newRig(t, "s")
+	redis := r.servers(3, lab.RedisConfig{Port: port, Args: []string{"--repl-diskless-sync-delay", "0"}})
+	for _, s := range redis[1:] {
+		r.do(s, "REPLICAOF", redis[0].Addr().Addr().String(), fmt.Sprint(port))
+	}
+	var sentinels []*lab.Redis
+	var seeds []netip.AddrPort
+	for _, s := range redis {
+		x := labtest.Must2(s.Host().Sentinel(r.ctx, lab.SentinelConfig{Path: serverProgram, Port: sentinelPort, Primary: redis[0].Addr(), Quorum: 2, FailoverTimeout: 6 * time.Second}))(t)
+		sentinels, seeds = append(sentinels, x), append(seeds, x.Addr())
+	}
+	labtest.Within(t, 30*time.Second, "the sentinels know all", func() bool {
+		for _, s := range sentinels {
+			v := fmt.Sprint(r.do(s, "SENTINEL", "MASTER", "main"))
+			if !strings.Contains(v, "num-slaves 2") || !strings.Contains(v, "num-other-sentinels 2") {
+				return false
+			}
+		}
+		return true
+	})
+	r.guard(targetText("orders", seeds, fmt.Sprintf("type = \"sentinel\"\nmaster_name = \"main\"\nallow_ports = [\"%d\", \"%d\"]\n[target.readers]\ncommands = [\"reader\"]\n", port, sentinelPort)))
+	r.up("orders", func(x *v1.Target) bool { return len(x.Nodes) == 3 && len(x.Sentinels) == 3 })
+
+	old := redis[0]
+	r.settled()
+	writing := r.start(lab.ClientConfig{Addr: old.Addr()})
+	var freed []string
+	for _, c := range []*lab.Client{writing, r.start(lab.ClientConfig{Kind: lab.Subscriber, Addr: old.Addr()}), r.start(lab.ClientConfig{Kind: lab.Idle, Addr: old.Addr()})} {
+		freed = append(freed, r.key(c))
+	}
+	r.start(lab.ClientConfig{Kind: lab.Idle, Addr: old.Addr(), Comm: "reader"})
+	for _, s := range redis[1:] {
+		r.start(lab.ClientConfig{Kind: lab.Subscriber, Addr: s.Addr()})
+	}
+	r.asked(old, 2)
+
+	begin, n := time.Now(), len(r.told())
+	r.do(sentinels[0], "SENTINEL", "FAILOVER", "main")
+	e, _ := r.next(n, 20*time.Second, v1.EventPrimaryChanged, nil)
+	if e.Change == nil || e.Change.From != old.Addr().String() || e.Target != "orders" {
+		t.Errorf("the event is %+v", e)
+	}
+	t.Logf("planned: changed after %v", e.Time.Sub(begin))
+	// The Sentinels make it a replica 10 s later, and have it end its clients then. Operators do
+	// so at once, and do not.
+	begin = time.Now()
+	to := netip.MustParseAddrPort(e.Change.To)
+	r.do(old, "REPLICAOF", to.Addr().String(), fmt.Sprint(to.Port()))
+	labtest.Within(t, 15*time.Second, "its clients are freed", func() bool { return len(r.reaped(n)) >= len(freed) })
+	t.Logf("planned: freed %v after it became a replica", time.Since(begin))
+	r.asked(old, 3)
+	r.only(n, []string{"demoted"}, freed...)
+
+	// A power-cut of the new one.
+	i := slices.IndexFunc(redis, func(s *lab.Redis) bool { return s.Addr().String() == e.Change.To })
+	if i <= 0 {
+		t.Fatalf("the new primary is %s", e.Change.To)
+	}
+	now := redis[i]
+	freed = []string{}
+	for _, kind := range []lab.ClientKind{lab.Writer, lab.Subscriber, lab.Blpop, lab.Idle} {
+		freed = append(freed, r.key(r.start(lab.ClientConfig{Kind: kind, Addr: now.Addr(), Comm: "second"})))
+	}
+	for _, c := range r.connections() {
+		if k := c.Namespace + " " + c.Local; c.Endpoint == now.Addr().String() && c.Namespace == r.apps.NSName && !slices.Contains(freed, k) {
+			freed = append(freed, k) // the subscriber from before
+		}
+	}
+	begin, n = time.Now(), len(r.told())
+	labtest.Must(t, now.Host().Vanish())
+	labtest.Within(t, 15*time.Second, "its clients are freed", func() bool { return len(r.reaped(n)) >= len(freed) })
+	t.Logf("power-cut: freed after %v", time.Since(begin))
+	e, m := r.next(n, 20*time.Second, v1.EventPrimaryChanged, nil)
+	if e.Change == nil || e.Change.From != now.Addr().String() || !slices.ContainsFunc(redis, func(s *lab.Redis) bool { return s != now && s.Addr().String() == e.Change.To }) {
+		t.Errorf("the event is %+v", e)
+	}
+	r.next(m, 5*time.Second, v1.EventClusterUp, nil)
+	r.only(n, []string{"down", "failed", "demoted", "flow", "connecting", "connecting-to-down"}, freed...)
+	t.Logf("power-cut: changed after %v", e.Time.Sub(begin))
+}
