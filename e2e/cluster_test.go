@@ -19,7 +19,7 @@ import (
 // those to the node that is gone.
 func TestClusterDeployment(t *testing.T) {
 	t.Parallel()
-	const port = 17021
+	port := portsFrom + 21
 	r := newRig(t, "c")
 	redis := r.servers(6, lab.RedisConfig{Port: port, Args: []string{"--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"}})
 	ids := map[*lab.Redis]string{}

@@ -58,7 +58,7 @@ func (r *rig) hostile(h *lab.Host, port uint16, reply func(command string) []byt
 // Whatever a server says: memory and time are bounded, it is told, and nothing is touched.
 func TestHostile(t *testing.T) {
 	t.Parallel()
-	const port = 17041
+	port := portsFrom + 41
 	r := newRig(t, "h")
 	h := labtest.Must2(r.Server("r1"))(t)
 	good := labtest.Must2(h.Redis(r.ctx, lab.RedisConfig{Port: port}))(t)

@@ -22,9 +22,17 @@ import (
 	"github.com/redisguard/redisguard/lab/labtest"
 )
 
-// These run the daemon itself, in a namespace from which the servers of a lab are reached.
 // Labs beside each other have the same addresses, and each daemon guards the whole node: so each
-// test has ports of its own.
+// test has ports of its own, and each run whose REDISGUARD_E2E_PORTS says so.
+var portsFrom = func() uint16 {
+	n := uint16(17000)
+	if s := os.Getenv("REDISGUARD_E2E_PORTS"); s != "" {
+		if _, err := fmt.Sscan(s, &n); err != nil || n < 1024 || n > 30000 {
+			panic("REDISGUARD_E2E_PORTS is no port from 1024 to 30000: " + s)
+		}
+	}
+	return n
+}()
 
 func TestMain(m *testing.M) {
 	lab.MaybeChild()
@@ -70,7 +78,7 @@ type rig struct {
 
 func newRig(t *testing.T, name string) *rig {
 	t.Helper()
-	r := &rig{t: t, Lab: labtest.Must2(lab.New(lab.Config{Prefix: "rge" + name}))(t)}
+	r := &rig{t: t, Lab: labtest.Must2(lab.New(lab.Config{Prefix: fmt.Sprintf("rge%d%s", portsFrom/1000, name)}))(t)}
 	t.Cleanup(func() {
 		if err := r.Close(); err != nil {
 			t.Error(err)

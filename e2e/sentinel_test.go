@@ -19,7 +19,7 @@ import (
 // power-cut whoever was there.
 func TestSentinelDeployment(t *testing.T) {
 	t.Parallel()
-	const port, sentinelPort = 17011, 17012
+	port, sentinelPort := portsFrom+11, portsFrom+12
 	r := newRig(t, "s")
 	redis := r.servers(3, lab.RedisConfig{Port: port, Args: []string{"--repl-diskless-sync-delay", "0"}})
 	for _, s := range redis[1:] {

@@ -17,7 +17,7 @@ import (
 // where replicas alternate nobody is.
 func TestVirtualAddress(t *testing.T) {
 	t.Parallel()
-	const port, many = 17031, 17032
+	port, many := portsFrom+31, portsFrom+32
 	r := newRig(t, "v")
 	redis := r.servers(3, lab.RedisConfig{Port: port, Args: []string{"--repl-diskless-sync-delay", "0"}})
 	first, second := redis[0], redis[1]
