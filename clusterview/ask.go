@@ -100,7 +100,7 @@ func (v *View) isSentinel(a netip.AddrPort) bool {
 	switch {
 	case v.kind != Sentinel || v.top.At(a) != nil:
 		return false
-	case v.sentinel.told[a] != nil, v.cfg.Type == Sentinel && slices.ContainsFunc(v.seeds, func(s Seed) bool { return s.Addr == a }):
+	case v.sentinel.told[a] != nil, v.cfg.Type == Sentinel && slices.Contains(v.seeds, a):
 		return true
 	}
 	if k := v.contacts[a]; k != nil && k.mode == reply.ModeSentinel {
@@ -235,6 +235,7 @@ func (v *View) Answer(now time.Duration, w Want, asked time.Duration, replies []
 	if k.virtual && k.info != nil {
 		k.behind.meet(now, k.info)
 	}
+	v.takeNames(k)
 	v.detect(now, k)
 	if t != nil && v.kind == Sentinel && t.primary.Name != "" {
 		t.asked = k.asked
@@ -249,6 +250,18 @@ func (v *View) Answer(now time.Duration, w Want, asked time.Duration, replies []
 		v.takeReport(now, k, r)
 	}
 	v.update(now)
+}
+
+// takeNames notes which addresses a node has for its primary and its replicas.
+func (v *View) takeNames(k *contact) {
+	if k.role == nil {
+		return
+	}
+	for _, named := range append(slices.Clone(k.role.Replicas), k.role.Primary) {
+		if a, ok := v.acceptTold(named); ok && a != k.addr && v.contacts[a] != nil {
+			v.contacts[a].named = true
+		}
+	}
 }
 
 // take reads one reply.
@@ -279,7 +292,7 @@ func (v *View) take(now time.Duration, k *contact, c Command, val resp.Value, r 
 			return err
 		}
 		if k.info != nil && k.info.RunID != info.RunID {
-			k.refused = nil // another process
+			k.refused, k.primary = nil, 0 // another process
 		}
 		k.info = &info
 		if info.Mode != "" {
@@ -356,6 +369,9 @@ func (v *View) says(now time.Duration, k *contact, role reply.Role) {
 		k.primary = 0
 	} else if !was {
 		k.primary = k.asked
+	}
+	if was && k.primary == 0 {
+		k.turned = k.asked
 	}
 	if v.top.Known && was != (k.primary != 0) {
 		v.schedule.hint(now, k.addr, fmt.Sprintf("%v has another role", k.addr))

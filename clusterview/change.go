@@ -96,8 +96,7 @@ func diff(now time.Duration, prev, next *Topology) []Change {
 		add(Change{Kind: ClusterDown, Old: string(prev.State), New: string(next.State), Evidence: next.Why})
 	}
 	diffSlots(prev, next, evidence, add)
-	// From a virtual address to a node behind it is no change: the node was not known before.
-	if p, n := prev.Primary(), next.Primary(); next.Type != Cluster && n != nil && (p == nil || p.ID != n.ID && (!p.Virtual || n.Virtual)) {
+	if p, n := prev.Primary(), next.Primary(); next.Type != Cluster && n != nil && (p == nil || p.ID != n.ID && !p.leadsTo(n)) {
 		c := Change{Kind: PrimaryChanged, Node: n.ID, New: n.ID, Endpoint: n.first(), Evidence: evidence}
 		if old := next.lastPrimary(prev, n.ID); old != "" {
 			if c.Old = old; next.Node(old) != nil && next.Node(old).Detail != "" {
@@ -116,6 +115,11 @@ func diff(now time.Duration, prev, next *Topology) []Change {
 		add(Change{Kind: ClusterUp, Old: string(prev.State), New: string(next.State), Evidence: evidence})
 	}
 	return all
+}
+
+// leadsTo says that n is the node behind the virtual address p, which was not known before.
+func (p *Node) leadsTo(n *Node) bool {
+	return p.Virtual && !n.Virtual && (!p.Named || p.RunID == n.RunID)
 }
 
 // lastPrimary is who was the primary before now: of prev, or if there was none the one that

@@ -62,9 +62,9 @@ func TestMinority(t *testing.T) {
 }
 
 func (w *world) seedAll() {
-	var seeds []Seed
+	var seeds []netip.AddrPort
 	for _, n := range w.order {
-		seeds = append(seeds, Seed{Addr: w.servers[n].addr})
+		seeds = append(seeds, w.servers[n].addr)
 	}
 	w.view.SetSeeds(w.now, seeds)
 }
@@ -213,7 +213,7 @@ func FuzzView(f *testing.F) {
 		value, _ := resp.NewReader(strings.NewReader(wire), resp.Limits{}).Read()
 		values := []resp.Value{value, bulk(nodes), words("mode", "cluster", "ip", "10.0.0.3", "port", "6379", "name", "orders", "flags", "master"), bulk("role:master\r\nredis_mode:cluster\r\n"), num(3)}
 		values = append(values, arr(values[2]), arr(bulk("master"), num(1), arr()))
-		v.SetSeeds(0, []Seed{{Addr: netip.MustParseAddrPort("10.0.0.1:6379")}, {Addr: netip.MustParseAddrPort("10.0.0.2:6379"), Virtual: true}})
+		v.SetSeeds(0, []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:6379"), netip.MustParseAddrPort("10.0.0.2:6379")})
 		v.SetLocal(0, random.IntN(50))
 		var now time.Duration
 		for range 60 {

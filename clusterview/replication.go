@@ -60,37 +60,61 @@ func mergeReplication(now time.Duration, kind Type, prev *Topology, nodes []neti
 }
 
 // claims are the nodes that say that they are primaries, each process once: an address of its
-// own before a virtual one. pending says that it is too early to tell: there are several, one
+// own before one that may be virtual, and one that other nodes name before one that nobody does.
+// pending says that it is too early to tell: there are several, one
 // of which was not asked since another began to say so; or none, and one was never asked.
 func (t *Topology) claims(prev *Topology, m nodeMerging) (all []netip.AddrPort, pending bool) {
-	var latest time.Duration
-	var virtual []netip.AddrPort
-	runs := map[string]bool{}
+	var claimants []*Node
+	replicas := map[string]time.Duration{} // processes that say that they are, and when they did
+	for i := range t.Nodes {
+		if n := &t.Nodes[i]; n.RunID != "" && m.role(n.first()) == reply.RoleReplica {
+			replicas[n.RunID] = max(replicas[n.RunID], m.about(n.first()).asked)
+		}
+	}
 	unasked := false
 	for i := range t.Nodes {
 		n := &t.Nodes[i]
 		a := n.first()
 		k := m.about(a)
-		if !n.Virtual && (k == nil || k.asked == 0 && k.failed == 0) {
-			unasked = true
-			continue
-		}
 		switch {
-		case m.role(a) != reply.RolePrimary || k == nil:
-		case n.Virtual && !k.behind.many:
-			virtual = append(virtual, a)
-		case n.Virtual, n.RunID != "" && runs[n.RunID] && n.ID != idOf(prev.Primary()):
-		default:
-			if n.RunID != "" && runs[n.RunID] {
-				all = slices.DeleteFunc(all, func(o netip.AddrPort) bool { return find(t, o.String()).RunID == n.RunID })
-			}
-			runs[n.RunID] = true
-			all = append(all, a)
-			latest = max(latest, k.primary)
+		case !n.Virtual && (k == nil || k.asked == 0 && k.failed == 0):
+			unasked = true
+		case k != nil && m.role(a) == reply.RolePrimary && !(n.Virtual && k.behind.many) && k.asked > replicas[n.RunID]:
+			claimants = append(claimants, n)
 		}
 	}
+	rank := func(n *Node) int {
+		switch {
+		case !n.Virtual && n.ID == idOf(prev.Primary()):
+			return 0
+		case !n.Virtual:
+			return 1
+		case n.Named:
+			return 2
+		}
+		return 3
+	}
+	slices.SortStableFunc(claimants, func(x, y *Node) int { return rank(x) - rank(y) })
+	var latest time.Duration
+	runs := map[string]bool{}
+	for _, n := range claimants {
+		// Who has no right to INFO cannot tell whether an address leads to a process that was
+		// counted already.
+		if len(all) > 0 && (runs[n.RunID] || n.Virtual && (n.RunID == "" || runs[""])) {
+			continue
+		}
+		runs[n.RunID] = true
+		all = append(all, n.first())
+		latest = max(latest, m.about(n.first()).primary)
+	}
 	if len(all) == 0 {
-		return virtual[:min(len(virtual), 1)], unasked && len(virtual) == 0
+		// The old primary may have been asked just before the new one.
+		was := m.about(prev.Primary().first())
+		for i := range t.Nodes {
+			k := m.about(t.Nodes[i].first())
+			pending = pending || was != nil && k != nil && k.failed == 0 && k.asked < was.turned
+		}
+		return nil, unasked || pending
 	}
 	for _, a := range all {
 		pending = pending || len(all) > 1 && m.about(a).asked < latest
@@ -113,7 +137,7 @@ func decideOwn(now time.Duration, prev, next *Topology, primary string, m nodeMe
 		before := prev.Node(n.ID)
 		if n.Virtual {
 			// Judged by who is met there.
-			if n.Successor = ""; n.State == StateDemoted && n.ID != primary {
+			if n.Successor = ""; (n.State == StateDemoted || n.State == StateFailed) && n.ID != primary {
 				n.Successor = primary
 			}
 			continue
@@ -153,7 +177,7 @@ func (t *Topology) silence(now time.Duration, m nodeMerging) {
 			}
 		}
 		n.Opinions = lost
-		failed := !n.Virtual && 2*lost > of && m.silent(n.first())
+		failed := n.own() && 2*lost > of && m.silent(n.first())
 		switch {
 		case failed && n.State == StateOK:
 			n.State, n.Since, n.Detail = StateFailed, now, fmt.Sprintf("%d of its %d replicas have lost it, and it does not answer", lost, of)
@@ -169,7 +193,7 @@ func (t *Topology) oneShard(primary string) {
 	for i := range t.Nodes {
 		if n := &t.Nodes[i]; n.ID == primary {
 			s.Primary = primary
-		} else if !n.Virtual && n.Role == reply.RoleReplica {
+		} else if n.own() && n.Role == reply.RoleReplica {
 			s.Replicas = append(s.Replicas, n.ID)
 		}
 	}

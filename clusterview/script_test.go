@@ -88,7 +88,7 @@ type script struct {
 	t     *testing.T
 	w     *world
 	said  strings.Builder
-	seeds []Seed
+	seeds []netip.AddrPort
 }
 
 func (s *script) start(kind Type) {
@@ -129,7 +129,7 @@ func (s *script) do(text string) {
 		s.seeds = nil
 		for i := range f[1:] {
 			x := at(i + 1)
-			s.seeds = append(s.seeds, Seed{x.addr, x.mode == "virtual"})
+			s.seeds = append(s.seeds, x.addr)
 		}
 		w.view.SetSeeds(w.now, s.seeds)
 	case "local":

@@ -228,8 +228,10 @@ func member(now time.Duration, prev *Topology, addr netip.AddrPort, m nodeMergin
 	}
 	n.Primary = ""
 	if k := m.about(addr); k != nil {
-		if n.Virtual = k.virtual; n.Virtual {
-			n.State, n.Detail = StateOK, k.behind.detail
+		if n.Virtual, n.Named = k.virtual, k.named && !k.behind.many; n.Virtual {
+			if n.State != StateFailed || !n.Named {
+				n.State, n.Detail = StateOK, k.behind.detail
+			}
 			if k.behind.stale != "" {
 				n.State, n.Since = k.behind.stale, k.behind.since
 			}

@@ -84,6 +84,9 @@ type Node struct {
 	// Virtual says that several processes may answer at the address: State is then about those
 	// that did before, see lineage.go.
 	Virtual bool
+	// Named says that such an address is another node's primary's or replica's, so it stands for
+	// one node.
+	Named bool
 	// Successor is the ID of the node that took over from it, confirmed by that node itself or by
 	// a majority of all. Empty otherwise.
 	Successor string
@@ -191,6 +194,9 @@ func (t *Topology) Primary() *Node {
 	}
 	return t.Node(t.Shards[0].Primary)
 }
+
+// own says that the address is a node's, whichever that is now.
+func (n *Node) own() bool { return !n.Virtual || n.Named }
 
 func (n *Node) has(addr netip.AddrPort) bool {
 	return slices.ContainsFunc(n.Endpoints, func(e Endpoint) bool { return e.Addr == addr })

@@ -35,27 +35,24 @@ type Config struct {
 	Random *rand.Rand
 }
 
-// Seed is an address that the config names, looked up.
-type Seed struct {
-	Addr netip.AddrPort
-	// Virtual says that it is not known to be one process's own: a service, a load balancer, a
-	// virtual IP. It is then judged by who is met there.
-	Virtual bool
-}
-
 // maxSeeds is how many seeds are kept, and maxNames how many names are looked up.
 const maxSeeds, maxNames = 64, reply.MaxNodes
 
 // contact is a server that is asked, and what it said last.
 type contact struct {
-	addr    netip.AddrPort
+	addr netip.AddrPort
+	// virtual says that it is an address of the config, which may be a service's, a load
+	// balancer's, a virtual IP: it is judged by who is met there. named says that another node has
+	// it as its primary's or replica's, so it stands for one node, whichever that is.
 	virtual bool
+	named   bool
 	asked   time.Duration // when the question was sent to which it answered last
 	failed  time.Duration // since when it has not answered; 0: it did, or was not asked
 	mode    reply.Mode
 	info    *reply.Info
 	role    *reply.RoleReply
 	primary time.Duration // since when it has said that it is a primary; 0: it does not
+	turned  time.Duration // when it said for the first time that it is one no more; 0: never
 	// node is the id of the node that answers here, in a Redis Cluster, since nodeSince.
 	node, before string
 	nodeSince    time.Duration
@@ -71,7 +68,7 @@ type View struct {
 	kind     Type
 	schedule *schedule
 	contacts map[netip.AddrPort]*contact
-	seeds    []Seed
+	seeds    []netip.AddrPort
 	outside  int // seeds that are not allowed
 	names    map[string][]netip.Addr
 	cluster  clusterState
@@ -113,14 +110,14 @@ func (v *View) Changes() (changes []Change, lost int) {
 }
 
 // SetSeeds gives the addresses of the config. What nodes have named besides is kept.
-func (v *View) SetSeeds(now time.Duration, seeds []Seed) {
+func (v *View) SetSeeds(now time.Duration, seeds []netip.AddrPort) {
 	v.seeds, v.outside = nil, 0
-	for _, s := range seeds {
-		if s.Addr = unmap(s.Addr); !v.allowed(s.Addr) || len(v.seeds) == maxSeeds {
+	for _, a := range seeds {
+		if a = unmap(a); !v.allowed(a) || len(v.seeds) == maxSeeds {
 			v.outside++
 			continue
 		}
-		v.seeds = append(v.seeds, s)
+		v.seeds = append(v.seeds, a)
 	}
 	v.update(now)
 }
@@ -255,8 +252,8 @@ func (v *View) update(now time.Duration) {
 // tried says that each seed was asked once. Before that it is too early for a first view: the
 // seed that answers first may be the one that is cut off.
 func (v *View) tried() bool {
-	return !slices.ContainsFunc(v.seeds, func(s Seed) bool {
-		t := v.schedule.by[s.Addr]
+	return !slices.ContainsFunc(v.seeds, func(a netip.AddrPort) bool {
+		t := v.schedule.by[a]
 		return t == nil || t.asked == 0 || t.pending
 	})
 }
@@ -285,8 +282,8 @@ func (v *View) merge(now time.Duration) *Topology {
 func (v *View) members(now time.Duration) (members []netip.AddrPort, outside map[netip.AddrPort]bool) {
 	all := map[netip.AddrPort]bool{}
 	outside = map[netip.AddrPort]bool{}
-	for _, s := range v.seeds {
-		all[s.Addr] = true
+	for _, a := range v.seeds {
+		all[a] = true
 	}
 	answers := false
 	for a := range v.contacts {
@@ -359,9 +356,9 @@ func (v *View) tellProblems(t *Topology) {
 // setContacts says whom to ask: the seeds, one address of each node, and the Sentinels.
 func (v *View) setContacts(now time.Duration) {
 	all := map[netip.AddrPort]pace{}
-	for _, s := range v.seeds {
+	for _, a := range v.seeds {
 		// Where nodes are known by themselves, a seed of a Redis Cluster is another way to one of them.
-		all[s.Addr] = pace{calm: 1, hot: v.kind != Cluster || !v.top.Known}
+		all[a] = pace{calm: 1, hot: v.kind != Cluster || !v.top.Known}
 	}
 	voters := map[string]bool{}
 	if v.kind == Cluster {
@@ -400,7 +397,7 @@ func (v *View) setContacts(now time.Duration) {
 		if v.contacts[a] == nil {
 			v.contacts[a] = &contact{addr: a}
 		}
-		v.contacts[a].virtual = v.kind != Cluster && slices.Contains(v.seeds, Seed{a, true})
+		v.contacts[a].virtual = v.kind != Cluster && v.kind != Sentinel && slices.Contains(v.seeds, a)
 	}
 }
 

@@ -31,9 +31,9 @@ func TestAuto(t *testing.T) {
 			seeds = []string{"S1", "S2", "S3"}
 		}
 		w.view = New(Config{Name: "x", Allow: w.view.cfg.Allow, Random: rand.New(rand.NewPCG(1, 1))})
-		var all []Seed
+		var all []netip.AddrPort
 		for _, n := range seeds {
-			all = append(all, Seed{Addr: w.servers[n].addr})
+			all = append(all, w.servers[n].addr)
 		}
 		for n, x := range w.servers {
 			if x.mode == "sentinel" {
@@ -67,9 +67,9 @@ func clusterOf(t *testing.T, cfg Config, views map[string]string, slots map[stri
 	t.Helper()
 	cfg.Type, cfg.Random = Cluster, rand.New(rand.NewPCG(1, 1))
 	v := New(cfg)
-	var seeds []Seed
+	var seeds []netip.AddrPort
 	for a := range views {
-		seeds = append(seeds, Seed{Addr: port(a)})
+		seeds = append(seeds, port(a))
 	}
 	v.SetSeeds(0, seeds)
 	v.SetLocal(0, 5)
@@ -274,7 +274,7 @@ func TestReplicationNamesOutside(t *testing.T) {
 	w := s.w
 	a, outside := w.servers["a"].addr, w.servers["A"].addr
 	w.view = New(Config{Name: "x", Type: Replication, Allow: func(x netip.AddrPort) bool { return x == a }, Random: rand.New(rand.NewPCG(1, 1))})
-	w.view.SetSeeds(0, []Seed{{Addr: a}})
+	w.view.SetSeeds(0, []netip.AddrPort{a})
 	w.view.SetLocal(0, 10)
 	w.run(2 * time.Minute)
 	if p := w.view.Topology().has(ProblemOutside); p == nil || !strings.Contains(p.Detail, outside.String()) {

@@ -42,7 +42,7 @@ func (t *target) look(ctx context.Context) *answers {
 		})
 		a := &t.answers
 		a.failed, a.refused = map[netip.AddrPort]error{}, map[string]error{}
-		var seeds []clusterview.Seed
+		var seeds []netip.AddrPort
 		for _, s := range t.conf.Seeds {
 			addrs := []netip.AddrPort{}
 			if at, literal := s.Addr(); literal {
@@ -56,7 +56,7 @@ func (t *target) look(ctx context.Context) *answers {
 				}
 			}
 			for _, at := range addrs {
-				seeds = append(seeds, clusterview.Seed{Addr: at, Virtual: true})
+				seeds = append(seeds, at)
 				if t.conf.Allows(at) && !slices.Contains(a.seeds, at) {
 					a.seeds = append(a.seeds, at)
 				}

@@ -142,7 +142,9 @@ exec "$0" run --config "$1"`
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, c := range r.connections() {
-				t.Logf("%s %s to %s, %v, reapable %v %s", c.Namespace, c.Local, c.Endpoint, c.Process, c.Reapable, c.WhyNot)
+				var x v1.Explanation
+				_ = r.ask(&x, "explain", c.ID)
+				t.Logf("%s %s to %s, %v, reapable %v %s: %s %+v", c.Namespace, c.Local, c.Endpoint, c.Process, c.Reapable, c.WhyNot, x.Summary, x.Story)
 			}
 			mu.Lock()
 			defer mu.Unlock()

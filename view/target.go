@@ -1,6 +1,7 @@
 package view
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/redisguard/redisguard/clusterview"
@@ -12,8 +13,8 @@ import (
 type Target struct {
 	Conf     *config.TargetSection
 	Topology *clusterview.Topology
-	Seeds    []clusterview.Seed // as they were looked up
-	Names    []resolver.State   // of the seeds that are names
+	Seeds    []netip.AddrPort // as they were looked up
+	Names    []resolver.State // of the seeds that are names
 	// Changed is when the topology has changed the last time, zero if it never did, and Change
 	// what that was.
 	Changed time.Time

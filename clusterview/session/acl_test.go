@@ -89,7 +89,7 @@ func lookAt(t *testing.T, addr netip.AddrPort, channels []string) (a asked) {
 	v := clusterview.New(clusterview.Config{
 		Name: "t", Allow: func(x netip.AddrPort) bool { return x == addr }, Random: rand.New(rand.NewPCG(1, 2)),
 	})
-	v.SetSeeds(0, []clusterview.Seed{{Addr: addr}})
+	v.SetSeeds(0, []netip.AddrPort{addr})
 	for now := time.Second; now < 3*time.Minute; now += time.Second {
 		v.Wake(now)
 		wants, _, _ := v.Wants(now)

@@ -28,9 +28,7 @@ func typeOf(top *clusterview.Topology) config.TargetType {
 // endpoints are those of a target, sorted.
 func (t *target) endpoints() (all []netip.AddrPort) {
 	top := t.view.Topology()
-	for _, s := range t.seeds {
-		all = append(all, s.Addr)
-	}
+	all = append(all, t.seeds...)
 	for i := range top.Nodes {
 		for _, e := range top.Nodes[i].Endpoints {
 			all = append(all, e.Addr)

@@ -116,7 +116,7 @@ func TestMembersThatChange(t *testing.T) {
 	n, now := x.members, x.told
 	for i := range 600 { // ten minutes
 		now += time.Second
-		x.targets[0].seeds[0].Addr = netip.AddrPortFrom(x.targets[0].seeds[0].Addr.Addr(), uint16(i+1))
+		x.targets[0].seeds[0] = netip.AddrPortFrom(x.targets[0].seeds[0].Addr(), uint16(i+1))
 		x.tellMembers(now)
 	}
 	if n = x.members - n; n < 20 || n > 60 {

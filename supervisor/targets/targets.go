@@ -151,7 +151,7 @@ type target struct {
 	// learnUntil is for how long it is asked about though nobody needs it.
 	learnUntil time.Duration
 	subs       map[string]*subscription
-	seeds      []clusterview.Seed
+	seeds      []netip.AddrPort
 	names      map[string][]netip.Addr // as they were told to the view
 	members    policy.Members          // as they were told
 	turns      turns                   // of telling them
@@ -483,16 +483,14 @@ func (l *Loop) look(names []string) {
 
 // setSeeds gives the view the addresses of its seeds, if they are others.
 func (l *Loop) setSeeds(t *target, now time.Duration) {
-	var seeds []clusterview.Seed
+	var seeds []netip.AddrPort
 	for _, s := range t.conf.Seeds {
-		// An address of the config may be a service's, behind which many are: whether it is a
-		// node's own is not known.
 		if a, literal := s.Addr(); literal {
-			seeds = append(seeds, clusterview.Seed{Addr: a, Virtual: true})
+			seeds = append(seeds, a)
 			continue
 		}
 		for _, a := range l.resolved[resolver.Fold(s.Host)].Addrs {
-			seeds = append(seeds, clusterview.Seed{Addr: netip.AddrPortFrom(a, s.Port), Virtual: true})
+			seeds = append(seeds, netip.AddrPortFrom(a, s.Port))
 		}
 	}
 	if !slices.Equal(seeds, t.seeds) {
