@@ -109,6 +109,9 @@ func (p *Policy) connection(job Job, s Subject) Refusal {
 		if is, why := p.Named(&o.Process); is == Yes {
 			return Refusal{ExemptRedis, "Redis itself: its process " + why}
 		}
+		if why := o.Process.ClusterTool(); why != "" {
+			return Refusal{ExemptRedis, "Redis itself: its process " + why}
+		}
 	}
 	// Before what is not known: one that is known to be excluded stays so whoever else
 	// has the connection.

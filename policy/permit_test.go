@@ -111,6 +111,10 @@ func TestPermits(t *testing.T) {
 		{"another holder is Redis", func(w *world) { w.h.Owner, w.h.Redis = shared("redis-server", 33), "is called redis-server" }, "tfd", ExemptRedis},
 		{"another holder is Redis by its name", func(w *world) { w.h.Owner = shared("redis-server", 33) }, "tfd", ExemptRedis},
 		{"another holder is Redis by the config", func(w *world) { w.h.Owner, w.Watch.Servers = shared("my-store", 33), []string{"my-*"} }, "tfd", ExemptRedis},
+		{"another holder changes a cluster", func(w *world) {
+			w.h.Owner = shared("redis-cli", 33)
+			w.h.Owner.Others[0].Process.Title = "redis-cli --cluster"
+		}, "tfd", ExemptRedis},
 		{"another holder is ourselves", func(w *world) { w.h.Owner = shared("redisguard", 0); w.h.Owner.Others[0].Process.PID = 42 }, "tfd", ExemptOwn},
 		{"not all holders are known yet", func(w *world) { w.h.Owner = unfinished() }, "ratfd", NotExempt},
 		{"not all holders are known yet, and some are excluded", func(w *world) { w.h.Owner, w.Exclude.Commands = unfinished(), []string{"x"} }, "tfd", ExemptUnknown},

@@ -151,9 +151,12 @@ func soleName(s string) string {
 // parseCmdline takes from the beginning of /proc/<pid>/cmdline what may be a server's
 // title: the whole, if it is one text in that form; or the name of a server among the
 // first two arguments, the second being that of a program that an interpreter runs (dotnet,
-// an emulator, a debugger). It is "" for everything else.
+// an emulator, a debugger); or clusterTool. It is "" for everything else.
 func parseCmdline(data []byte) string {
 	data = bytes.TrimRight(data, "\x00 ")
+	if changesCluster(data) {
+		return clusterTool
+	}
 	if len(data) > maxTitle {
 		data = data[:maxTitle]
 	}
@@ -169,6 +172,28 @@ func parseCmdline(data []byte) string {
 		if s := string(arg); serverName(path.Base(s), false) {
 			return s
 		}
+	}
+	return ""
+}
+
+// clusterTool stands for the title of a client that changes a Redis Cluster. Its arguments are not
+// kept: a password may be among them.
+const clusterTool = "redis-cli --cluster"
+
+// changesCluster says whether the arguments of a process are those of redis-cli, or of one that is
+// called so, which resharding, fixing and creating a cluster is done with.
+func changesCluster(cmdline []byte) bool {
+	args := bytes.Split(cmdline, []byte{0})
+	name := path.Base(string(args[0]))
+	return strings.HasSuffix(name, "-cli") && slices.ContainsFunc(families, func(f string) bool { return strings.HasPrefix(name, f) }) &&
+		slices.ContainsFunc(args[1:], func(arg []byte) bool { return string(arg) == "--cluster" })
+}
+
+// ClusterTool says that a process changes a Redis Cluster from outside, "" if it does not. Cut off
+// midway it leaves slots that belong to nobody, so it is spared as Redis itself is.
+func (p *Process) ClusterTool() string {
+	if p.Title == clusterTool {
+		return "is " + clusterTool + ", which changes a cluster"
 	}
 	return ""
 }
