@@ -15,13 +15,6 @@ import (
 	"github.com/redisguard/redisguard/lab/labtest"
 )
 
-// node is a node of a Redis Cluster that may lose power and come back: its data outlive the
-// process.
-type node struct {
-	*lab.Redis
-	id, dir string
-}
-
 // cluster makes one of three primaries, each with a replica: the first three, then their replicas.
 func (r *rig) cluster(port uint16) (redis []*lab.Redis, ids map[*lab.Redis]string) {
 	r.t.Helper()

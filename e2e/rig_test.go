@@ -72,13 +72,16 @@ type rig struct {
 
 	program, socket string
 
+	hosts   int // servers so far
+	configs map[*lab.Redis]lab.RedisConfig
+
 	mu     sync.Mutex
 	events []v1.Event
 }
 
 func newRig(t *testing.T, name string) *rig {
 	t.Helper()
-	r := &rig{t: t, Lab: labtest.Must2(lab.New(lab.Config{Prefix: fmt.Sprintf("rge%d%s", portsFrom/1000, name)}))(t)}
+	r := &rig{t: t, configs: map[*lab.Redis]lab.RedisConfig{}, Lab: labtest.Must2(lab.New(lab.Config{Prefix: fmt.Sprintf("rge%d%s", portsFrom/1000, name)}))(t)}
 	t.Cleanup(func() {
 		if err := r.Close(); err != nil {
 			t.Error(err)
@@ -97,12 +100,44 @@ var serverProgram = os.Getenv("REDISGUARD_E2E_SERVER")
 // servers makes hosts, each with a Redis.
 func (r *rig) servers(n int, cfg lab.RedisConfig) (list []*lab.Redis) {
 	r.t.Helper()
-	cfg.Path = serverProgram
-	for i := range n {
-		h := labtest.Must2(r.Server(fmt.Sprintf("r%d", i+1)))(r.t)
-		list = append(list, labtest.Must2(h.Redis(r.ctx, cfg))(r.t))
+	for range n {
+		list = append(list, r.server(cfg))
 	}
 	return list
+}
+
+// server makes a host with a Redis, whose data outlive the process.
+func (r *rig) server(cfg lab.RedisConfig) *lab.Redis {
+	r.t.Helper()
+	cfg.Path, cfg.Args = serverProgram, append(slices.Clone(cfg.Args), "--dir", r.t.TempDir())
+	r.hosts++
+	h := labtest.Must2(r.Server(fmt.Sprintf("r%d", r.hosts)))(r.t)
+	s := labtest.Must2(h.Redis(r.ctx, cfg))(r.t)
+	r.configs[s] = cfg
+	return s
+}
+
+// cut has the host of a server lose its power.
+func (r *rig) cut(s *lab.Redis) {
+	r.t.Helper()
+	labtest.Must(r.t, s.Host().Vanish())
+	labtest.Must(r.t, s.Kill())
+}
+
+// comeBack has a server whose host lost its power start again, there.
+func (r *rig) comeBack(s *lab.Redis) *lab.Redis {
+	r.t.Helper()
+	labtest.Must(r.t, s.Host().Return())
+	return r.startAgain(s, s.Host())
+}
+
+// startAgain starts a server with the data of one that was killed.
+func (r *rig) startAgain(s *lab.Redis, h *lab.Host) *lab.Redis {
+	r.t.Helper()
+	cfg := r.configs[s]
+	next := labtest.Must2(h.Redis(r.ctx, cfg))(r.t)
+	r.configs[next] = cfg
+	return next
 }
 
 // do runs a command that must not fail.

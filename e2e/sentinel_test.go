@@ -15,23 +15,17 @@ import (
 	"github.com/redisguard/redisguard/lab/labtest"
 )
 
-// Sentinel: a planned failover frees who was connected to the primary and nobody else; a
-// power-cut whoever was there.
-func TestSentinelDeployment(t *testing.T) {
-	t.Parallel()
-	port, sentinelPort := portsFrom+11, portsFrom+12
-	r := newRig(t, "s")
-	redis := r.servers(3, lab.RedisConfig{Port: port, Args: []string{"--repl-diskless-sync-delay", "0"}})
+// sentinels makes a primary with two replicas, and a Sentinel on the host of each.
+func (r *rig) sentinels(port, sentinelPort uint16) (redis, sentinels []*lab.Redis) {
+	r.t.Helper()
+	redis = r.servers(3, lab.RedisConfig{Port: port, Args: []string{"--repl-diskless-sync-delay", "0"}})
 	for _, s := range redis[1:] {
 		r.do(s, "REPLICAOF", redis[0].Addr().Addr().String(), fmt.Sprint(port))
 	}
-	var sentinels []*lab.Redis
-	var seeds []netip.AddrPort
 	for _, s := range redis {
-		x := labtest.Must2(s.Host().Sentinel(r.ctx, lab.SentinelConfig{Path: serverProgram, Port: sentinelPort, Primary: redis[0].Addr(), Quorum: 2, FailoverTimeout: 6 * time.Second}))(t)
-		sentinels, seeds = append(sentinels, x), append(seeds, x.Addr())
+		sentinels = append(sentinels, labtest.Must2(s.Host().Sentinel(r.ctx, lab.SentinelConfig{Path: serverProgram, Port: sentinelPort, Primary: redis[0].Addr(), Quorum: 2, FailoverTimeout: 6 * time.Second}))(r.t))
 	}
-	labtest.Within(t, 30*time.Second, "the sentinels know all", func() bool {
+	labtest.Within(r.t, 30*time.Second, "the sentinels know all", func() bool {
 		for _, s := range sentinels {
 			v := fmt.Sprint(r.do(s, "SENTINEL", "MASTER", "main"))
 			if !strings.Contains(v, "num-slaves 2") || !strings.Contains(v, "num-other-sentinels 2") {
@@ -40,6 +34,17 @@ func TestSentinelDeployment(t *testing.T) {
 		}
 		return true
 	})
+	return redis, sentinels
+}
+
+// Sentinel: a planned failover frees who was connected to the primary and nobody else; a
+// power-cut whoever was there.
+func TestSentinelDeployment(t *testing.T) {
+	t.Parallel()
+	port, sentinelPort := portsFrom+11, portsFrom+12
+	r := newRig(t, "s")
+	redis, sentinels := r.sentinels(port, sentinelPort)
+	seeds := addrs(sentinels)
 	r.guard(targetText("orders", seeds, fmt.Sprintf("type = \"sentinel\"\nmaster_name = \"main\"\nallow_ports = [\"%d\", \"%d\"]\n[target.readers]\ncommands = [\"reader\"]\n", port, sentinelPort)))
 	r.up("orders", func(x *v1.Target) bool { return len(x.Nodes) == 3 && len(x.Sentinels) == 3 })
 

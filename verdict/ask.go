@@ -146,7 +146,7 @@ func (c *Core) ask() {
 	all := c.asking[:0]
 	for _, e := range c.ranked {
 		for _, p := range e.ranked {
-			if p.mayAsk > 0 && !c.doubtful(p.space) {
+			if p.mayAsk > 0 && !c.unsure(p.space) {
 				all = append(all, p)
 			}
 		}
@@ -195,7 +195,7 @@ func (c *Core) ask() {
 func (c *Core) dueIdle(all []*path) []*path {
 	due := c.due[:0]
 	for _, p := range all {
-		if c.now-max(p.heard, p.asked) >= idleGap {
+		if c.now-max(p.heard, p.asked) >= p.space.idleGap(c.now) {
 			due = append(due, p)
 		}
 	}
@@ -245,6 +245,15 @@ func (c *Core) askWaiting(p *path, most int) {
 	}
 }
 
+// idleGap is how often an idle path of s is asked about. While one server there is silent, the
+// others are asked as often as they answer: whether one of them is heard decides, see together.
+func (s *space) idleGap(now time.Duration) time.Duration {
+	if s.troubled != 0 && now-s.troubled < idleGap {
+		return askGap
+	}
+	return idleGap
+}
+
 // askIdle asks at most n of p, in turn, that wait for nothing and were not heard for a
 // while, and looks through at most so many for them. It returns how many it has looked at
 // and asked.
@@ -253,7 +262,7 @@ func (c *Core) askIdle(p *path, n, most int, tokens *Bucket) (inspected, asked i
 		inspected++
 		p.turn = (p.turn + 1) % len(p.list)
 		k := p.list[p.turn]
-		if k.waiting || k.reap == reapOver || c.now-max(k.heard, k.askedAt) < idleGap {
+		if k.waiting || k.reap == reapOver || c.now-max(k.heard, k.askedAt) < p.space.idleGap(c.now) {
 			continue
 		}
 		if c.wantAsk(k, tokens) {

@@ -13,6 +13,7 @@ const (
 	doubtGateway   = "gateway silent"
 	doubtUnrelated = "other connections stall too"
 	doubtLate      = "own loop late"
+	doubtTogether  = "all servers silent at once"
 )
 
 // doubtFor is how long a doubt lasts that is neither renewed nor contradicted.

@@ -58,6 +58,9 @@ func (c *Core) downRule(p *path, s *silence) {
 	if n == 0 || l > bar || !c.nextHopKnown(p, s.start) || !c.seenAll(p) {
 		return
 	}
+	if c.together(p, s.start) {
+		return
+	}
 	c.down(p, Evidence{
 		Rule: RuleDown, Kinds: kinds, Since: s.start, Silence: c.now - s.start, Waiting: waiting, Unanswered: n, Asks: asks,
 		ProbesUnanswered: s.probes, DownElsewhere: elsewhere, ProbeDetail: s.detail, Loss: loss, Burst: burst, Likelihood: l, NextHop: p.hop.Detail,
