@@ -25,6 +25,7 @@ func (c *clusterState) mergeAddresses(prev *Topology, p *panel, m merging, next 
 		of[v.way()]++
 		served[v] = v.servers()
 	}
+	lost := map[string]bool{} // nodes without an address of their own, as far as the others know
 	tooMany := 0
 	for i := range next.Nodes {
 		n := &next.Nodes[i]
@@ -43,7 +44,7 @@ func (c *clusterState) mergeAddresses(prev *Topology, p *panel, m merging, next 
 				votes[v.way()][Endpoint{addr, e.TLS}]++
 			}
 		}
-		settled := false
+		settled := was == nil
 		for how, by := range votes {
 			for e, count := range by {
 				if 2*count > of[how] {
@@ -58,8 +59,8 @@ func (c *clusterState) mergeAddresses(prev *Topology, p *panel, m merging, next 
 		}
 		// A node that is noaddr for most of the others has lost its address, but what it had may
 		// still lead to it; it is another node at the address, or another address, that ends it.
-		if !settled && was != nil {
-			n.Endpoints = slices.Clone(was.Endpoints)
+		if !settled {
+			n.Endpoints, lost[n.ID] = slices.Clone(was.Endpoints), true
 		}
 		slices.SortFunc(n.Endpoints, compareEndpoints)
 		n.Endpoints = slices.Compact(n.Endpoints)
@@ -68,24 +69,26 @@ func (c *clusterState) mergeAddresses(prev *Topology, p *panel, m merging, next 
 			n.Endpoints = n.Endpoints[:MaxEndpoints]
 		}
 	}
-	next.concede()
+	next.concede(lost)
 	next.problem(ProblemTooMany, fmt.Sprintf("more than %d addresses of one node", MaxEndpoints), tooMany)
 	next.outside(outside)
 }
 
-// concede takes an address away from nodes that have failed, if exactly one is said to be there
-// that has not: the pod of the one has the address that was the other's.
-func (t *Topology) concede() {
+// concede takes an address away from nodes that have failed, or have lost theirs, if exactly one
+// is said to be there that has not: the pod of the one has the address that was the other's. Redis
+// itself forgets the address of a node where another id answers, and may never call it failed.
+func (t *Topology) concede(lost map[string]bool) {
+	gone := func(n *Node) bool { return n.State == StateFailed || lost[n.ID] }
 	alive := map[netip.AddrPort]int{}
 	for i := range t.Nodes {
-		if n := &t.Nodes[i]; n.State != StateFailed {
+		if n := &t.Nodes[i]; !gone(n) {
 			for _, e := range n.Endpoints {
 				alive[e.Addr]++
 			}
 		}
 	}
 	for i := range t.Nodes {
-		if n := &t.Nodes[i]; n.State == StateFailed {
+		if n := &t.Nodes[i]; gone(n) {
 			n.Endpoints = slices.DeleteFunc(n.Endpoints, func(e Endpoint) bool { return alive[e.Addr] == 1 })
 		}
 	}

@@ -25,7 +25,7 @@ var update = flag.Bool("update", false, "write what the scripts say now")
 //	local 10                 this node has so many connections; 0 at the start
 //	run 10s                  let time pass; says what has changed
 //	silent A, answers A      does not answer us any more, and again
-//	says B,C about A: fail   one or more of fail, fail?, ok, gone, to=NAME (its address),
+//	says B,C about A: fail   one or more of fail, fail?, ok, gone, noaddr, to=NAME (its address),
 //	                         moving=100>B
 //	owner B,C,a: a 3 0-9     these say that a is a primary with epoch 3 and owns the slots alone
 //	replica B,C,a: A of a    these say that A is a replica of a, and A does
@@ -293,6 +293,8 @@ func (s *script) says(x *server, about string, words []string) {
 		case word == "gone":
 			delete(x.sees, about)
 			return
+		case word == "noaddr":
+			l.flags, l.addr = strings.Split(l.flags, ",")[0]+",noaddr", ":0"
 		case key == "to":
 			l.addr = s.w.servers[value].addr.String()
 		case key == "epoch":

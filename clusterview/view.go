@@ -192,10 +192,11 @@ func (v *View) nodeSilent(id string) bool {
 	tried := false
 	for _, e := range n.Endpoints {
 		if k := v.contacts[e.Addr]; k != nil {
-			if k.failed == 0 && k.asked > 0 {
+			other := k.node != "" && k.node != id // answers there
+			if k.failed == 0 && k.asked > 0 && !other {
 				return false
 			}
-			tried = tried || k.failed != 0
+			tried = tried || k.failed != 0 || other
 		}
 	}
 	return tried
