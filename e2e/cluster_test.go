@@ -19,14 +19,14 @@ import (
 func (r *rig) cluster(port uint16) (redis []*lab.Redis, ids map[*lab.Redis]string) {
 	r.t.Helper()
 	redis, ids = r.servers(6, lab.RedisConfig{Port: port, Args: clusterArgs}), map[*lab.Redis]string{}
-	r.join(redis, ids)
+	r.join(redis, ids, port)
 	return redis, ids
 }
 
 var clusterArgs = []string{"--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"}
 
-// join makes a Redis Cluster of six servers.
-func (r *rig) join(redis []*lab.Redis, ids map[*lab.Redis]string) {
+// join makes a Redis Cluster of six servers, which meet at a port.
+func (r *rig) join(redis []*lab.Redis, ids map[*lab.Redis]string, port uint16) {
 	t := r.t
 	t.Helper()
 	for i, s := range redis {
@@ -38,7 +38,7 @@ func (r *rig) join(redis []*lab.Redis, ids map[*lab.Redis]string) {
 		}
 	}
 	for _, s := range redis[1:] {
-		r.do(s, "CLUSTER", "MEET", redis[0].Addr().Addr().String(), fmt.Sprint(redis[0].Addr().Port()))
+		r.do(s, "CLUSTER", "MEET", redis[0].Addr().Addr().String(), fmt.Sprint(port))
 	}
 	for i, s := range redis[3:] {
 		labtest.Eventually(t, "it has met its primary, and replicates it", func() bool {
@@ -46,6 +46,11 @@ func (r *rig) join(redis []*lab.Redis, ids map[*lab.Redis]string) {
 			return err == nil
 		})
 	}
+	defer func() {
+		if t.Failed() {
+			t.Log(r.do(redis[0], "CLUSTER", "NODES"), r.do(redis[3], "INFO", "replication"))
+		}
+	}()
 	labtest.Within(t, 20*time.Second, "the cluster is up", func() bool {
 		return !slices.ContainsFunc(redis, func(s *lab.Redis) bool {
 			return !strings.Contains(fmt.Sprint(r.do(s, "CLUSTER", "INFO")), "cluster_state:ok") ||

@@ -36,6 +36,13 @@ var portsFrom = func() uint16 {
 
 func TestMain(m *testing.M) {
 	lab.MaybeChild()
+	if words := os.Getenv(tlsClientEnv); words != "" {
+		if err := runTLSClient(strings.Fields(words)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	labtest.Main(m)
 }
 

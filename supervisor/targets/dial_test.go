@@ -122,16 +122,16 @@ func TestRefusedFiles(t *testing.T) {
 // A server that does not prove its name is not asked; it is there, though.
 func TestTLS(t *testing.T) {
 	t.Parallel()
-	a, other := newAuthority(t), newAuthority(t)
-	cert, key := a.issue(t, "127.0.0.1")
+	a, other := labtest.NewAuthority(t), labtest.NewAuthority(t)
+	cert, key := a.Issue(t, "127.0.0.1")
 	at := tlsRedis(t, a, cert, key, "--requirepass", "secret")
 	password := secret(t, "", "secret", 0o600)
 	conf := func(ca string) string {
 		return loopback(at, fmt.Sprintf("password_file = %q\n[target.tls]\nenabled = true\nca = %q\n", password, ca))
 	}
-	w := follow(t, nil, "", conf(other.file))
+	w := follow(t, nil, "", conf(other.File))
 	w.problem("authority that is not known", "as the CA file")
-	w.set(conf(a.file), nil)
+	w.set(conf(a.File), nil)
 	w.isUp("orders", at)
 	w.until("nothing is wrong", func() bool { return w.target("orders").Problem == "" })
 	if f, _ := w.fact(at); f.RunID == "" {

@@ -4,14 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	mathrand "math/rand/v2"
 	"net"
 	"net/netip"
@@ -159,58 +152,12 @@ func secret(t *testing.T, file, text string, mode os.FileMode) string {
 	return file
 }
 
-// authority makes certificates.
-type authority struct {
-	dir  string
-	file string // its own
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t *testing.T) *authority {
-	t.Helper()
-	a := &authority{dir: t.TempDir(), key: labtest.Must2(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)}
-	a.cert = &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	a.file, _ = a.write(t, "ca", a.cert, a.key)
-	return a
-}
-
-// issue makes a certificate for a server, and returns its file and its key's.
-func (a *authority) issue(t *testing.T, names ...string) (cert, key string) {
-	t.Helper()
-	c := &x509.Certificate{
-		SerialNumber: big.NewInt(mathrand.Int64()), Subject: pkix.Name{CommonName: "server"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	for _, n := range names {
-		if ip := net.ParseIP(n); ip != nil {
-			c.IPAddresses = append(c.IPAddresses, ip)
-		} else {
-			c.DNSNames = append(c.DNSNames, n)
-		}
-	}
-	return a.write(t, fmt.Sprint("server", c.SerialNumber), c, labtest.Must2(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t))
-}
-
-func (a *authority) write(t *testing.T, name string, c *x509.Certificate, k *ecdsa.PrivateKey) (cert, key string) {
-	t.Helper()
-	der := labtest.Must2(x509.CreateCertificate(rand.Reader, c, a.cert, k.Public(), a.key))(t)
-	priv := labtest.Must2(x509.MarshalPKCS8PrivateKey(k))(t)
-	cert, key = filepath.Join(a.dir, name+".pem"), filepath.Join(a.dir, name+".key")
-	labtest.Must(t, os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644))
-	labtest.Must(t, os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: priv}), 0o600))
-	return cert, key
-}
-
 // tlsRedis starts a server with a certificate.
-func tlsRedis(t *testing.T, a *authority, cert, key string, args ...string) netip.AddrPort {
+func tlsRedis(t *testing.T, a *labtest.Authority, cert, key string, args ...string) netip.AddrPort {
 	t.Helper()
 	at := freePort(t)
 	run(t, at, "redis-server", append([]string{"--port", "0", "--tls-port", strconv.Itoa(int(at.Port())), "--bind", "127.0.0.1", "--save", "",
-		"--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", a.file, "--tls-auth-clients", "no"}, args...)...)
+		"--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", a.File, "--tls-auth-clients", "no"}, args...)...)
 	return at
 }
 
