@@ -93,7 +93,13 @@ func (s *schedule) wanted(now time.Duration) bool { return s.local > 0 || now < 
 func (s *schedule) setLocal(now time.Duration, n int) {
 	was := s.wanted(now)
 	if s.local = max(n, 0); !was && s.wanted(now) {
-		s.spread(now, startSpread, "the target has a local connection")
+		// A fleet has its connections at once after a start; later they come one by one, and what
+		// leads where is known from the next answer on.
+		within := startSpread
+		if !s.allNew() {
+			within = max(s.interval, s.period(s.share(), quietRate))
+		}
+		s.spread(now, within, "the target has a local connection")
 	} else if was && !s.wanted(now) {
 		s.slept = now
 	}

@@ -89,8 +89,10 @@ func TestClusterDeployment(t *testing.T) {
 	r.start(lab.ClientConfig{Addr: redis[0].Addr()})
 
 	n := len(r.told())
+	promoted := r.promotion(redis[3])
 	r.do(redis[3], "CLUSTER", "FAILOVER")
 	e, _ := r.next(n, 20*time.Second, v1.EventPrimaryChanged, nil)
+	t.Logf("planned: changed %v after the promotion", e.Time.Sub(<-promoted))
 	if e.Change == nil || *e.Change != (v1.Change{From: redis[0].Addr().String(), To: redis[3].Addr().String()}) {
 		t.Errorf("the event is %+v", e)
 	}
@@ -111,6 +113,7 @@ func TestClusterDeployment(t *testing.T) {
 	}
 
 	begin, n := time.Now(), len(r.told())
+	promoted = r.promotion(redis[4])
 	labtest.Must(t, redis[1].Host().Vanish())
 	freed := clients[redis[1]]
 	labtest.Within(t, 15*time.Second, "its clients are freed", func() bool { return len(r.reaped(n)) >= len(freed) })
@@ -119,7 +122,7 @@ func TestClusterDeployment(t *testing.T) {
 	if e.Change == nil || *e.Change != (v1.Change{From: redis[1].Addr().String(), To: redis[4].Addr().String()}) {
 		t.Errorf("the event is %+v", e)
 	}
-	t.Logf("power-cut: changed after %v", e.Time.Sub(begin))
+	t.Logf("power-cut: changed after %v, %v after the promotion", e.Time.Sub(begin), e.Time.Sub(<-promoted))
 	r.up("carts", func(x *v1.Target) bool { return x.Covered == 16384 })
 	r.only(n, []string{"down", "failed", "flow", "connecting", "connecting-to-down"}, freed...)
 }

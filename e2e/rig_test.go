@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -164,7 +165,8 @@ func (r *rig) guard(targets string) {
 	dir := t.TempDir()
 	program, socket, conf := filepath.Join(dir, "redisguard"), filepath.Join(dir, "s", "sock"), filepath.Join(dir, "redisguard.toml")
 	labtest.Must(t, os.WriteFile(program, labtest.Must2(daemonProgram())(t), 0o755))
-	text := fmt.Sprintf("profile = \"fast\"\n[watch]\nports = []\n[tune]\nmode = \"off\"\n[api]\nsocket = %q\nadmin_socket = \"\"\n%s", socket, targets)
+	level := cmp.Or(os.Getenv("REDISGUARD_E2E_LOG"), "info")
+	text := fmt.Sprintf("profile = \"fast\"\n[log]\nlevel = %q\n[watch]\nports = []\n[tune]\nmode = \"off\"\n[api]\nsocket = %q\nadmin_socket = \"\"\n%s", level, socket, targets)
 	labtest.Must(t, os.WriteFile(conf, []byte(text), 0o600))
 	script := `set -e
 for d in redisguard redisguard-admin redisguard-state; do mkdir -p /run/$d; mount -t tmpfs tmpfs /run/$d; done
@@ -315,6 +317,29 @@ func (r *rig) asked(s *lab.Redis, n int) {
 	}
 	begin := calls()
 	labtest.Within(r.t, 20*time.Second, fmt.Sprintf("%v is asked again", s.Addr()), func() bool { return calls() >= begin+n })
+}
+
+// promotion tells when the first of some replicas says that it is the primary.
+func (r *rig) promotion(replicas ...*lab.Redis) <-chan time.Time {
+	at := make(chan time.Time, len(replicas))
+	ctx, cancel := context.WithCancel(r.ctx)
+	var wg sync.WaitGroup
+	for _, s := range replicas {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				asked := time.Now()
+				if v, err := s.Do(ctx, "ROLE"); err == nil && strings.HasPrefix(fmt.Sprint(v), "[master") {
+					at <- asked
+					cancel()
+				}
+			}
+		})
+	}
+	r.t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+	})
+	return at
 }
 
 // settled waits until the roles of now are known for longer than it may take until the kernel has

@@ -514,8 +514,11 @@ func (l *Loop) ask(t *target, w clusterview.Want) {
 			if t.ctx.Err() != nil {
 				return // it is another target now
 			}
+			log := l.Log.With("target", t.conf.Name, "server", w.Addr, "why", w.Why, "took", now-asked)
 			if err != nil {
-				l.Log.Debug("a server of a target was not asked to the end", "target", t.conf.Name, "server", w.Addr, "why", w.Why, "error", err)
+				log.Debug("a server of a target was not asked to the end", "error", err)
+			} else {
+				log.Debug("a server of a target has answered")
 			}
 			switch {
 			case len(replies) > 0:
