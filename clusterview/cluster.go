@@ -33,6 +33,9 @@ type report struct {
 	info   reply.ClusterInfo
 	told   bool     // info was told
 	owners []uint16 // by slot, an index into nodes plus one; see owner
+	// migrations are those going on, if they were asked for and listed; see move.
+	migrations []reply.Migration
+	listed     bool
 }
 
 // index fills what is looked up; false if the node does not say which one it is.

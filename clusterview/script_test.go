@@ -10,6 +10,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/redisguard/redisguard/clusterview/reply"
+	"github.com/redisguard/redisguard/resp"
 )
 
 var update = flag.Bool("update", false, "write what the scripts say now")
@@ -28,6 +31,7 @@ var update = flag.Bool("update", false, "write what the scripts say now")
 //	says B,C about A: fail   one or more of fail, fail?, ok, gone, to=NAME (its address),
 //	                         moving=100>B
 //	owner B,C,a: a 3 0-9     these say that a is a primary with epoch 3 and owns the slots alone
+//	migrating A B 0-9 STATE  A hands B these slots as a whole, and both list it in that state
 //	replica B,C,a: A of a    these say that A is a replica of a, and A does
 //	down B,C / up B,C        these say cluster_state:fail, and ok
 //	role a master, role A slave a
@@ -170,6 +174,10 @@ func (s *script) do(text string) {
 			x.sees[f[3]] = l
 		})
 		w.servers[f[3]].role, w.servers[f[3]].primary = "slave", f[5]
+	case "migrating":
+		for i, operation := range []string{"EXPORT", "IMPORT"} {
+			at(i + 1).migrations = []resp.Value{words("operation", operation, "slot_ranges", f[3], "source_node", at(1).id, "target_node", at(2).id, "state", f[4])}
+		}
 	case "down", "up":
 		each(1, func(x *server) { x.down = f[0] == "down" })
 	case "role":
@@ -347,8 +355,8 @@ func (s *script) nodes() {
 		for _, e := range n.Endpoints {
 			more += " " + e.Addr.String()
 		}
-		if len(n.Moves) > 0 {
-			more += fmt.Sprintf(" moving=%d", len(n.Moves))
+		for _, m := range n.Moves {
+			more += fmt.Sprintf(" moving=%s%s%s", slotText([]reply.SlotRange{m.Slots}), map[bool]string{true: "<", false: ">"}[m.Importing], m.Node)
 		}
 		s.say("%s %s %s%s", n.ID, n.Role, n.State, more)
 	}

@@ -59,10 +59,11 @@ type contact struct {
 	// node is the id of the node that answers here, in a Redis Cluster, since nodeSince.
 	node, before string
 	nodeSince    time.Duration
-	refused      map[Command]time.Duration // not to be asked until then
+	refused      map[Command]time.Duration // not to be asked until then; see refuse
 	problems     []Problem                 // of its last answer
 	behind       behind
 	digest       uint64 // of its last report
+	migrations   migrations
 }
 
 // View is what is known of one target. It is for one goroutine at a time.
@@ -348,6 +349,9 @@ func (v *View) tellProblems(t *Topology) {
 			t.problem(p.Kind, p.Detail, p.Count)
 		}
 		for _, c := range slices.Sorted(maps.Keys(k.refused)) {
+			if c.optional() {
+				continue
+			}
 			t.problem(ProblemRefused, fmt.Sprintf("%v refuses %s", a, c), 1)
 		}
 		if k.behind.many {

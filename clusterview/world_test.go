@@ -47,6 +47,7 @@ type server struct {
 	down            bool            // cluster_state:fail
 	refuses         string          // a command that is answered with NOPERM
 	raw             map[string]resp.Value
+	migrations      []resp.Value // nil: it knows no such command
 
 	// Of a Sentinel.
 	names  string // the primary
@@ -218,6 +219,8 @@ func (w *world) answer(s *server, c string) resp.Value {
 		return bulk(w.nodes(s))
 	case c == "CLUSTER SLOTS" && s.sees != nil:
 		return arr()
+	case c == "CLUSTER GETSLOTMIGRATIONS" && s.migrations != nil:
+		return arr(s.migrations...)
 	case len(f) == 3 && f[0] == "SENTINEL" && s.mode == "sentinel":
 		return w.sentinel(s, f[1])
 	}
