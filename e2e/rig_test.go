@@ -91,13 +91,10 @@ func newRig(t *testing.T, name string) *rig {
 	return r
 }
 
-// serverProgram is the Redis or Valkey to test with, "" for the one that is installed.
-var serverProgram = os.Getenv("REDISGUARD_E2E_SERVER")
-
 // servers makes hosts, each with a Redis.
 func (r *rig) servers(n int, cfg lab.RedisConfig) (list []*lab.Redis) {
 	r.t.Helper()
-	cfg.Path = serverProgram
+	cfg.Path = labtest.RedisServer()
 	for i := range n {
 		h := labtest.Must2(r.Server(fmt.Sprintf("r%d", i+1)))(r.t)
 		list = append(list, labtest.Must2(h.Redis(r.ctx, cfg))(r.t))

@@ -28,7 +28,7 @@ func TestSentinelDeployment(t *testing.T) {
 	var sentinels []*lab.Redis
 	var seeds []netip.AddrPort
 	for _, s := range redis {
-		x := labtest.Must2(s.Host().Sentinel(r.ctx, lab.SentinelConfig{Path: serverProgram, Port: sentinelPort, Primary: redis[0].Addr(), Quorum: 2, FailoverTimeout: 6 * time.Second}))(t)
+		x := labtest.Must2(s.Host().Sentinel(r.ctx, lab.SentinelConfig{Path: labtest.RedisServer(), Port: sentinelPort, Primary: redis[0].Addr(), Quorum: 2, FailoverTimeout: 6 * time.Second}))(t)
 		sentinels, seeds = append(sentinels, x), append(seeds, x.Addr())
 	}
 	labtest.Within(t, 30*time.Second, "the sentinels know all", func() bool {
