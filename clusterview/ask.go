@@ -438,7 +438,9 @@ const maxReports = 2 * maxVoters
 
 // keep stores a view, and drops the oldest of a node without a vote if there are too many.
 func (c *clusterState) keep(r *report, voters []string) {
-	c.reports[r.me] = r
+	// Who answered there before is not asked there any more.
+	maps.DeleteFunc(c.told, func(by toldBy, x *report) bool { return by.id != r.me && x.from == r.from })
+	c.reports[r.me], c.told[toldBy{r.me, r.way()}] = r, r
 	if len(c.reports) <= maxReports {
 		return
 	}
@@ -449,6 +451,7 @@ func (c *clusterState) keep(r *report, voters []string) {
 		}
 	}
 	delete(c.reports, oldest)
+	maps.DeleteFunc(c.told, func(by toldBy, _ *report) bool { return by.id == oldest })
 }
 
 // digest is of all that agrees looks at.

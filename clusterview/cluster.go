@@ -88,6 +88,7 @@ func (r *report) sameSlots(t *Topology) bool {
 // clusterState is the memory between merges.
 type clusterState struct {
 	reports map[string]*report       // by node id
+	told    map[toldBy]*report       // the last of each way; see byWay
 	absent  map[string]time.Duration // since when a majority has not named a node
 	foreign map[netip.AddrPort]bool  // answers as another cluster
 	draw    func(id string) uint64   // the order in which primaries are drawn as voters
@@ -218,10 +219,11 @@ func (c *clusterState) merge(now time.Duration, prev *Topology, m merging) *Topo
 
 // merging is what a merge takes from the view.
 type merging struct {
-	silent func(id string) bool // none of a node's addresses answers us
-	run    func(id string) (run string, loading bool)
-	accept func(netip.AddrPort) (netip.AddrPort, bool) // translated, and whether it is allowed
-	names  func(name string) []netip.Addr
+	silent  func(id string) bool      // none of a node's addresses answers us
+	answers func(netip.AddrPort) bool // a server that is asked, and has answered last time
+	run     func(id string) (run string, loading bool)
+	accept  func(netip.AddrPort) (netip.AddrPort, bool) // translated, and whether it is allowed
+	names   func(name string) []netip.Addr
 }
 
 // enough says whether the first topology may be believed: all primaries that it names and that

@@ -24,7 +24,8 @@ var update = flag.Bool("update", false, "write what the scripts say now")
 //	replication A a:A        nodes without Cluster
 //	sentinel S1 S2 : A a:A   Sentinels that watch them as "orders"
 //	virtual V A              V is a virtual address that leads to A; again: to another
-//	seeds A B                the config names these
+//	seeds A B                the config names these; A/6 is the IPv6 address of A
+//	ipv6 A fd00::1           A answers at that address, too, and all name it to who asks by IPv6
 //	local 10                 this node has so many connections; 0 at the start
 //	run 10s                  let time pass; says what has changed
 //	silent A, answers A      does not answer us any more, and again
@@ -132,10 +133,17 @@ func (s *script) do(text string) {
 	case "seeds":
 		s.seeds = nil
 		for i := range f[1:] {
+			name, by6 := strings.CutSuffix(f[i+1], "/6")
+			f[i+1] = name
 			x := at(i + 1)
 			s.seeds = append(s.seeds, Seed{x.addr, x.mode == "virtual"})
+			if by6 {
+				s.seeds[i].Addr = x.addr6
+			}
 		}
 		w.view.SetSeeds(w.now, s.seeds)
+	case "ipv6":
+		at(1).addr6 = netip.AddrPortFrom(netip.MustParseAddr(f[2]), at(1).addr.Port())
 	case "local":
 		var n int
 		fmt.Sscan(f[1], &n)
