@@ -343,7 +343,8 @@ func (c *clusterState) mergeNode(now time.Duration, id string, prev *Topology, p
 	}
 	next.Epoch = max(next.Epoch, n.Epoch)
 	n.RunID, n.Loading = m.run(id)
-	if own := c.reports[id]; own != nil && own.by[id] != nil {
+	// Since Valkey 8 replicas have the marks of their primary as well.
+	if own := c.reports[id]; own != nil && own.by[id] != nil && n.Role != reply.RoleReplica {
 		n.Moves = own.by[id].Moves
 	}
 
