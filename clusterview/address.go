@@ -27,11 +27,11 @@ type toldBy struct {
 // holds: a look-up that brings no such address is no reason to take addresses from nodes.
 func (c *clusterState) byWay(p *panel, answers func(netip.AddrPort) bool) (all []*report) {
 	current := map[way]bool{}
-	for _, v := range p.views {
+	for _, id := range p.voters {
 		for _, tls := range []bool{false, true} {
 			for _, v6 := range []bool{false, true} {
 				how := way{v6, tls}
-				if r := c.told[toldBy{v.me, how}]; r != nil {
+				if r := c.told[toldBy{id, how}]; r != nil {
 					all = append(all, r)
 					current[how] = current[how] || answers(r.from)
 				}

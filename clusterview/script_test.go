@@ -178,7 +178,7 @@ func (s *script) do(text string) {
 	case "replica":
 		each(1, func(x *server) {
 			l := x.sees[f[3]]
-			l.flags, l.primary, l.slots = "slave", f[5], nil
+			l.flags, l.primary, l.slots, l.epoch = "slave", f[5], nil, x.sees[f[5]].epoch
 			x.sees[f[3]] = l
 		})
 		w.servers[f[3]].role, w.servers[f[3]].primary = "slave", f[5]
