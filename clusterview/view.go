@@ -97,7 +97,7 @@ func New(cfg Config) *View {
 				io.WriteString(h, draw+id)
 				return h.Sum64()
 			}},
-		sentinel: sentinelState{told: map[netip.AddrPort]*told{}, absent: map[string]time.Duration{}, hints: map[netip.AddrPort]hint{}},
+		sentinel: sentinelState{told: map[netip.AddrPort]*told{}, absent: map[string]time.Duration{}, well: map[string]time.Duration{}, hints: map[netip.AddrPort]hint{}},
 		top:      &Topology{Target: cfg.Name, Type: cfg.Type},
 	}
 }
