@@ -59,31 +59,31 @@ func TestCapabilities(t *testing.T) {
 	}
 
 	for _, x := range []struct {
-		command string
-		parse   func(resp.Value) error
+		what, args string
+		parse      func(resp.Value) error
 	}{
-		{"HELLO", reads(reply.ParseHello)},
-		{"ROLE", reads(reply.ParseRole)},
-		{"CLUSTER NODES", reads(reply.ParseNodes)},
-		{"CLUSTER SLOTS", reads(reply.ParseSlots)},
-		{"CLUSTER SHARDS", reads(func(v resp.Value) (reply.Shards, error) { return reply.ParseShards(v, false) })},
-		{"CLUSTER LINKS", nil},
-		{"CLUSTER MYSHARDID", nil},
-		{"CLUSTER GETSLOTMIGRATIONS", reads(reply.ParseMigrations)},
-		{"CLUSTER MIGRATION STATUS ALL", reads(reply.ParseMigrations)},
-		{"CLIENT SETINFO lib-name redisguard", nil},
-		{"CONFIG SET cluster-announce-hostname db.example.net", nil},
-		{"CONFIG SET cluster-announce-client-ipv6 fd77::1", nil},
+		{"HELLO", "", reads(reply.ParseHello)},
+		{"ROLE", "", reads(reply.ParseRole)},
+		{"CLUSTER NODES", "", reads(reply.ParseNodes)},
+		{"CLUSTER SLOTS", "", reads(reply.ParseSlots)},
+		{"CLUSTER SHARDS", "", reads(func(v resp.Value) (reply.Shards, error) { return reply.ParseShards(v, false) })},
+		{"CLUSTER LINKS", "", nil},
+		{"CLUSTER MYSHARDID", "", nil},
+		{"CLUSTER GETSLOTMIGRATIONS", "", reads(reply.ParseMigrations)},
+		{"CLUSTER MIGRATION STATUS", "ALL", reads(reply.ParseMigrations)},
+		{"CLIENT SETINFO", "lib-name redisguard", nil},
+		{"CONFIG SET cluster-announce-hostname", "db.example.net", nil},
+		{"CONFIG SET cluster-announce-client-ipv6", "fd77::1", nil},
 	} {
-		v := ask(strings.Fields(x.command)...)
+		v := ask(strings.Fields(x.what + " " + x.args)...)
 		known := !v.IsError()
 		if low := strings.ToLower(v.Str); !known && !strings.Contains(low, "unknown") && !strings.Contains(low, "unsupported config") {
-			t.Errorf("%s: %s", x.command, v.Str)
+			t.Errorf("%s: %s", x.what, v.Str)
 		}
-		yes(strings.ReplaceAll(x.command, " ", "|"), known)
+		yes(strings.ReplaceAll(x.what, " ", "|"), known)
 		if known && x.parse != nil {
 			if err := x.parse(v); err != nil {
-				t.Errorf("%s: %v", x.command, err)
+				t.Errorf("%s: %v", x.what, err)
 			}
 		}
 	}

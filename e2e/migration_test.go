@@ -139,7 +139,7 @@ func TestAddressFamilies(t *testing.T) {
 		_, err := s.Do(r.ctx, "CONFIG", "SET", "cluster-announce-client-ipv6", s.Addr6().Addr().String())
 		names = names && err == nil
 	}
-	t.Attr("ipv6", map[bool]string{true: "another address", false: "what it names to all"}[names])
+	t.Attr("ipv6", map[bool]string{true: "one of its own", false: "the same"}[names])
 	seeds := []netip.AddrPort{redis[0].Addr(), redis[0].Addr6()}
 	r.guard(strings.Replace(targetText("carts", seeds, fmt.Sprintf("allow_ports = [\"%d\"]\n", port)), `allow = [`, `allow = ["fd77::/16", `, 1))
 	all := func(x *v1.Target) bool {

@@ -2,7 +2,7 @@
 # Fetches servers of other versions for `make matrix`, without installing anything: Debian's
 # packages are unpacked beside each other, each with the libraries it was built for.
 #
-#   lab/servers.sh          all, a line for each: its name and its program, or "-"
+#   lab/servers.sh          all, a line for each: its name, its program or "-", where it is from
 #   lab/servers.sh NAME...  only these
 #
 # What is there already is not fetched again: remove its folder for that. Exits with 1 if one is
@@ -119,12 +119,13 @@ failed=0
 for name in ${*:-$known}; do
   row=$(echo "$servers" | awk -v name="$name" '$1 == name')
   [ -n "$row" ] || { echo "no server $name in the list: there are" $known >&2; exit 2; }
+  from=$(echo "$row" | awk '{ print $2 }')
   # shellcheck disable=SC2086 # three words
   if fetch $row >&2; then
-    echo "$name $root/$name/server"
+    echo "$name $root/$name/server $from"
   else
     echo "$name is not to be had" >&2
-    echo "$name -"
+    echo "$name - $from"
     failed=1
   fi
 done
