@@ -48,14 +48,14 @@ apt() {
 # suite NAME gets the lists of a suite, once in a run.
 suite() {
   case " ${updated:-} " in *" $1 "*) return 0 ;; esac
-  from=$(mirror) || return
+  archive=$(mirror) || return
   [ -r "$keyring" ] || { echo "$keyring is missing: install debian-archive-keyring" >&2; return 1; }
   mkdir -p "$root/apt-$1/lists/partial" "$root/apt-$1/cache/archives/partial"
   : >"$root/apt-$1/status"
   {
-    echo "deb [signed-by=$keyring] $from $1 main"
+    echo "deb [signed-by=$keyring] $archive $1 main"
     # Backports are complete only together with what they were ported to.
-    case $1 in *-backports) echo "deb [signed-by=$keyring] $from ${1%-backports} main" ;; esac
+    case $1 in *-backports) echo "deb [signed-by=$keyring] $archive ${1%-backports} main" ;; esac
   } >"$root/apt-$1/sources.list"
   apt "$1" apt-get -o APT::Update::Error-Mode=any update || { echo "cannot fetch the list of $1: see above" >&2; return 1; }
   updated="${updated:-} $1"
