@@ -1,6 +1,7 @@
 # make test    everything, on a fresh Debian with Go (as root: installs what it needs)
 # make demo    shows the main job in under a minute (as root)
 # make e2e     targets end to end: the daemon beside real deployments that fail (as root, a minute)
+# make matrix  the same with servers of other versions, and writes docs/versions.md (as root, some 8 minutes)
 # make bench   measures what docs/benchmarks.md shows (as root, some 20 minutes)
 # make lint    gofmt, go vet, staticcheck
 # make fuzz    each fuzz test for FUZZTIME
@@ -12,7 +13,7 @@ FUZZTIME ?= 20s
 
 export CGO_ENABLED = 0
 
-.PHONY: build man test e2e demo bench lint fuzz clean
+.PHONY: build man test e2e matrix demo bench lint fuzz clean
 
 build:
 	$(GO) build -trimpath -o bin/redisguard ./cmd/redisguard
@@ -30,6 +31,11 @@ test:
 e2e:
 	./lab/setup.sh test
 	$(GO) test -tags e2e -count=1 -timeout 10m ./e2e
+
+# REDISGUARD_E2E_PORTS holds here, too: ports of its own for a run beside others.
+matrix:
+	./lab/setup.sh matrix
+	$(GO) run ./lab/matrix
 
 demo: build
 	./lab/setup.sh demo

@@ -196,11 +196,11 @@ func wireNode(n *clusterview.Node, counts map[netip.AddrPort]int) v1.Node {
 		ID: n.ID, Name: n.Name, Role: v1.Role(n.Role), State: v1.NodeState(n.State), Endpoints: []string{}, RunID: n.RunID, Primary: n.Primary,
 		Slots: slotText(n.Slots), Loading: n.Loading, Successor: n.Successor, Detail: n.Detail,
 	}
-	var moving []string
-	for _, m := range n.Moves {
-		moving = append(moving, fmt.Sprint(m.Slot))
+	var moving []reply.SlotRange
+	for _, m := range n.Moves[:min(len(n.Moves), 100)] {
+		moving = append(moving, m.Slots)
 	}
-	w.Moving = strings.Join(moving[:min(len(moving), 100)], ",")
+	w.Moving = slotText(moving)
 	for _, e := range n.Endpoints {
 		w.Endpoints = append(w.Endpoints, e.Addr.String())
 		w.Connections += counts[e.Addr]

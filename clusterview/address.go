@@ -15,13 +15,40 @@ type way struct{ v6, tls bool }
 
 func (r *report) way() way { return way{r.from.Addr().Is6(), r.tls} }
 
+// toldBy is a node that was asked in some way.
+type toldBy struct {
+	id  string
+	way way
+}
+
+// byWay are the last reports of the voters, one for each way in which they were asked: what one of
+// them says to IPv4 clients is no other opinion of what it says to IPv6 ones. Often a seed is the
+// only one that is asked by IPv6. If no server is any more, or none answers, what they said last
+// holds: a look-up that brings no such address is no reason to take addresses from nodes.
+func (c *clusterState) byWay(p *panel, answers func(netip.AddrPort) bool) (all []*report) {
+	current := map[way]bool{}
+	for _, id := range p.voters {
+		for _, tls := range []bool{false, true} {
+			for _, v6 := range []bool{false, true} {
+				how := way{v6, tls}
+				if r := c.told[toldBy{id, how}]; r != nil {
+					all = append(all, r)
+					current[how] = current[how] || answers(r.from)
+				}
+			}
+		}
+	}
+	return slices.DeleteFunc(all, func(r *report) bool { return current[r.way()] && !answers(r.from) })
+}
+
 // mergeAddresses gives each node the addresses that a majority of those names who were asked in
 // the same way. Where there is no majority it keeps what it had.
 func (c *clusterState) mergeAddresses(prev *Topology, p *panel, m merging, next *Topology) {
 	outside := map[netip.AddrPort]bool{}
 	served := map[*report]map[string]reply.Server{}
 	of := map[way]int{}
-	for _, v := range p.views {
+	views := c.byWay(p, m.answers)
+	for _, v := range views {
 		of[v.way()]++
 		served[v] = v.servers()
 	}
@@ -31,7 +58,7 @@ func (c *clusterState) mergeAddresses(prev *Topology, p *panel, m merging, next 
 		n := &next.Nodes[i]
 		was := prev.Node(n.ID)
 		votes := map[way]vote[Endpoint]{}
-		for _, v := range p.views {
+		for _, v := range views {
 			if votes[v.way()] == nil {
 				votes[v.way()] = vote[Endpoint]{}
 			}

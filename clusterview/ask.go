@@ -30,6 +30,10 @@ const (
 	askMaster    Command = "SENTINEL MASTER"
 	askReplicas  Command = "SENTINEL REPLICAS"
 	askSentinels Command = "SENTINEL SENTINELS"
+	// What goes on of the migrations that leave no marks in CLUSTER NODES: of Valkey 9, and of
+	// Redis 8.4. See migration.go.
+	askMigrations Command = "CLUSTER GETSLOTMIGRATIONS"
+	askMigration  Command = "CLUSTER MIGRATION STATUS ALL"
 )
 
 // Args are the words to send.
@@ -179,7 +183,7 @@ func (v *View) commands(now time.Duration, k *contact) (all []Command) {
 		name := Command(" " + v.masterName())
 		all = []Command{askInfo, askMaster + name, askReplicas + name, askSentinels + name}
 	case v.kind == Cluster:
-		all = []Command{askInfo, askCluster, askNodes, askSlots}
+		all = append([]Command{askInfo, askCluster, askNodes, askSlots}, v.askForMigrations(now, k)...)
 	default:
 		all = []Command{askInfo, askRole}
 	}
@@ -330,6 +334,13 @@ func (v *View) take(now time.Duration, k *contact, c Command, val resp.Value, r 
 		}
 		*r = v.startReport(*r, k)
 		(*r).info, (*r).told = info, true
+	case askMigrations, askMigration:
+		list, err := reply.ParseMigrations(val)
+		if err != nil {
+			return err
+		}
+		*r = v.startReport(*r, k)
+		(*r).migrations, (*r).listed = list, true
 	case askMasters:
 		all, err := reply.ParseInstances(val)
 		if err == nil && len(all.Instances) == 1 {
@@ -390,18 +401,28 @@ func (v *View) complain(now time.Duration, k *contact, c Command, err error) {
 		case "LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "TRYAGAIN":
 			return // that passes by itself
 		}
+		if c.optional() {
+			k.refuse(c, now+optionalRefusedFor)
+			k.migrations = migrations{}
+			return
+		}
 		p.Kind = ProblemRefused
 		// By trial and not by version: what this server does not know, or does not let us do, is
 		// left out for a while. Of a Sentinel ERR says that it does not know the name.
 		if r.Code == "NOPERM" || r.Code == "ERR" && !strings.HasPrefix(string(c), "SENTINEL") {
-			if k.refused == nil {
-				k.refused = map[Command]time.Duration{}
-			}
-			k.refused[c] = now + refusedFor
+			k.refuse(c, now+refusedFor)
 			return
 		}
 	}
 	k.problems = append(k.problems, p)
+}
+
+// refuse notes that a command is not to be sent until then.
+func (k *contact) refuse(c Command, until time.Duration) {
+	if k.refused == nil {
+		k.refused = map[Command]time.Duration{}
+	}
+	k.refused[c] = until
 }
 
 // takeReport keeps what a node says of the cluster.
@@ -411,8 +432,9 @@ func (v *View) takeReport(now time.Duration, k *contact, r *report) {
 	}
 	if k.node != r.me {
 		k.before, k.node, k.nodeSince = k.node, r.me, now
-		k.refused = nil
+		k.refused, k.migrations = nil, migrations{}
 	}
+	r.move(now, k)
 	delete(v.cluster.foreign, k.addr)
 	if v.top.Known && !slices.ContainsFunc(v.top.Nodes, func(n Node) bool { return r.by[n.ID] != nil }) {
 		v.cluster.foreign[k.addr] = true
@@ -432,7 +454,9 @@ const maxReports = 2 * maxVoters
 
 // keep stores a view, and drops the oldest of a node without a vote if there are too many.
 func (c *clusterState) keep(r *report, voters []string) {
-	c.reports[r.me] = r
+	// Who answered there before is not asked there any more.
+	maps.DeleteFunc(c.told, func(by toldBy, x *report) bool { return by.id != r.me && x.from == r.from })
+	c.reports[r.me], c.told[toldBy{r.me, r.way()}] = r, r
 	if len(c.reports) <= maxReports {
 		return
 	}
@@ -443,6 +467,7 @@ func (c *clusterState) keep(r *report, voters []string) {
 		}
 	}
 	delete(c.reports, oldest)
+	maps.DeleteFunc(c.told, func(by toldBy, _ *report) bool { return by.id == oldest })
 }
 
 // digest is of all that agrees looks at.

@@ -33,6 +33,11 @@ type report struct {
 	info   reply.ClusterInfo
 	told   bool     // info was told
 	owners []uint16 // by slot, an index into nodes plus one; see owner
+	// migrations are those going on, if they were asked for and listed; see move.
+	migrations []reply.Migration
+	listed     bool
+	// outvoted says that it lost against a new owner of slots; see outvote.
+	outvoted bool
 }
 
 // index fills what is looked up; false if the node does not say which one it is.
@@ -85,6 +90,7 @@ func (r *report) sameSlots(t *Topology) bool {
 // clusterState is the memory between merges.
 type clusterState struct {
 	reports map[string]*report       // by node id
+	told    map[toldBy]*report       // the last of each way; see byWay
 	absent  map[string]time.Duration // since when a majority has not named a node
 	foreign map[netip.AddrPort]bool  // answers as another cluster
 	draw    func(id string) uint64   // the order in which primaries are drawn as voters
@@ -115,8 +121,10 @@ func (c *clusterState) voters(prev *Topology, silent func(id string) bool) (all 
 // panel is the views to merge.
 type panel struct {
 	views      []*report
-	reached    int // voters that are not silent, also those who have not answered yet
+	voters     []string // that are not silent, also those who have not answered yet
+	reached    int      // how many these are
 	electorate int
+	outvoted   map[string]bool // whose views are, by this merge
 }
 
 // most reports whether n is a majority of the voters that can be reached.
@@ -130,6 +138,9 @@ func (c *clusterState) panel(prev *Topology, silent func(id string) bool) (p pan
 	if prev == nil || !prev.Known {
 		p.views = c.kin()
 		p.reached, p.electorate = len(p.views), len(p.views)
+		for _, r := range p.views {
+			p.voters = append(p.voters, r.me)
+		}
 		return p
 	}
 	for _, id := range c.voters(prev, silent) {
@@ -138,6 +149,7 @@ func (c *clusterState) panel(prev *Topology, silent func(id string) bool) (p pan
 			continue
 		}
 		p.reached++
+		p.voters = append(p.voters, id)
 		if r := c.reports[id]; r != nil {
 			p.views = append(p.views, r)
 		}
@@ -201,6 +213,9 @@ func (c *clusterState) merge(now time.Duration, prev *Topology, m merging) *Topo
 	next.finish(owners)
 	c.succession(now, prev, next, confirmed)
 	c.mergeState(prev, &p, next)
+	for id := range p.outvoted {
+		c.reports[id].outvoted = true
+	}
 	if next.Known = !first || c.enough(next, m.silent); first {
 		for i := range next.Nodes {
 			next.Nodes[i].Since = now
@@ -215,10 +230,11 @@ func (c *clusterState) merge(now time.Duration, prev *Topology, m merging) *Topo
 
 // merging is what a merge takes from the view.
 type merging struct {
-	silent func(id string) bool // none of a node's addresses answers us
-	run    func(id string) (run string, loading bool)
-	accept func(netip.AddrPort) (netip.AddrPort, bool) // translated, and whether it is allowed
-	names  func(name string) []netip.Addr
+	silent  func(id string) bool      // none of a node's addresses answers us
+	answers func(netip.AddrPort) bool // a server that is asked, and has answered last time
+	run     func(id string) (run string, loading bool)
+	accept  func(netip.AddrPort) (netip.AddrPort, bool) // translated, and whether it is allowed
+	names   func(name string) []netip.Addr
 }
 
 // enough says whether the first topology may be believed: all primaries that it names and that
@@ -276,16 +292,20 @@ func (c *clusterState) mergeNode(now time.Duration, id string, prev *Topology, p
 			continue // its id is not certain yet
 		}
 		named++
-		switch {
-		case line.Flags.Has(reply.Replica):
-			roles[reply.RoleReplica]++
-		case line.Flags.Has(reply.Primary):
-			roles[reply.RolePrimary]++
+		if !v.outvoted {
+			switch {
+			case line.Flags.Has(reply.Replica):
+				roles[reply.RoleReplica]++
+			case line.Flags.Has(reply.Primary):
+				roles[reply.RolePrimary]++
+			}
+			primaries[line.PrimaryID]++
 		}
-		primaries[line.PrimaryID]++
 		names[line.Name]++
 		shards[line.Shard]++
-		epochs = append(epochs, line.Epoch)
+		if line.Flags.Has(reply.Primary) {
+			epochs = append(epochs, line.Epoch) // a replica's is its primary's
+		}
 		if v.me != id && line.Flags.Has(reply.Fail) {
 			fail++
 		}
@@ -338,7 +358,8 @@ func (c *clusterState) mergeNode(now time.Duration, id string, prev *Topology, p
 	}
 	next.Epoch = max(next.Epoch, n.Epoch)
 	n.RunID, n.Loading = m.run(id)
-	if own := c.reports[id]; own != nil && own.by[id] != nil {
+	// Since Valkey 8 replicas have the marks of their primary as well.
+	if own := c.reports[id]; own != nil && own.by[id] != nil && n.Role != reply.RoleReplica {
 		n.Moves = own.by[id].Moves
 	}
 
@@ -371,92 +392,12 @@ func (c *clusterState) mergeNode(now time.Duration, id string, prev *Topology, p
 func (c *clusterState) saysOf(id string) reply.Role {
 	r := c.reports[id]
 	switch {
-	case r == nil || r.by[id] == nil:
+	case r == nil || r.outvoted || r.by[id] == nil:
 		return ""
 	case r.by[id].Flags.Has(reply.Replica):
 		return reply.RoleReplica
 	}
 	return reply.RolePrimary
-}
-
-// mergeOwners says who owns each slot, and which new owners have confirmed it. A new owner is
-// believed from a majority of the voters that can be reached if it says so itself, else from a
-// majority of all; and never one of a lower epoch than the owner before, which would be the
-// past.
-func (c *clusterState) mergeOwners(prev *Topology, p *panel) (owners map[string][]reply.SlotRange, confirmed map[string]bool) {
-	owners, confirmed = map[string][]reply.SlotRange{}, map[string]bool{}
-	if !slices.ContainsFunc(p.views, func(v *report) bool { return !v.sameSlots(prev) }) {
-		for i := range prev.Nodes {
-			owners[prev.Nodes[i].ID] = prev.Nodes[i].Slots
-		}
-		return owners, confirmed
-	}
-	votes := vote[string]{}
-	cuts := cuts(prev, p)
-	for i, first := range cuts[:len(cuts)-1] {
-		clear(votes)
-		for _, v := range p.views {
-			if n := v.owner(first); n != nil {
-				votes[n.ID]++
-			} else {
-				votes[""]++
-			}
-		}
-		id := c.newOwner(first, prev.Owner(uint16(first)), votes, p, confirmed)
-		if id != "" {
-			owners[id] = extend(owners[id], reply.SlotRange{First: uint16(first), Last: uint16(cuts[i+1] - 1)})
-		}
-	}
-	return owners, confirmed
-}
-
-// cuts are the slots at which an owner may change, by anybody, and the end: between two of them
-// all slots fare alike.
-func cuts(prev *Topology, p *panel) []int {
-	all := []int{0, reply.Slots}
-	add := func(ranges []reply.SlotRange) {
-		for _, r := range ranges {
-			all = append(all, int(r.First), int(r.Last)+1)
-		}
-	}
-	for i := range prev.Nodes {
-		add(prev.Nodes[i].Slots)
-	}
-	for _, v := range p.views {
-		for i := range v.nodes.Nodes {
-			add(v.nodes.Nodes[i].Slots)
-		}
-	}
-	slices.Sort(all)
-	return slices.Compact(all)
-}
-
-// newOwner is the owner of one slot, by the votes.
-func (c *clusterState) newOwner(slot int, was *Node, votes vote[string], p *panel, confirmed map[string]bool) string {
-	id, n, ok := votes.winner(p)
-	if was == nil {
-		if !ok {
-			return ""
-		}
-		return id
-	}
-	own := c.reports[id]
-	says := own != nil && own.owner(slot) != nil && own.owner(slot).ID == id
-	if !ok || id == was.ID || !says && !p.mostOfAll(n) || id != "" && c.claim(id, p) < was.Epoch {
-		return was.ID
-	}
-	confirmed[id] = true
-	return id
-}
-
-// claim is the highest config epoch that a view says of a node.
-func (c *clusterState) claim(id string, p *panel) (epoch uint64) {
-	for _, v := range p.views {
-		if n := v.by[id]; n != nil {
-			epoch = max(epoch, n.Epoch)
-		}
-	}
-	return epoch
 }
 
 // succession names who took over from a primary, and marks the one that lost its slots to it.

@@ -25,8 +25,9 @@
 //     that can be reached decides about fail, and with it addresses and names; pfail is an
 //     opinion until most of them share it and we get no answer either. A slot's new owner and a new
 //     role must be confirmed by the node itself or by a majority of all, and a lower config epoch
-//     never wins. Only a majority of all, for 5 s, removes a node. Where there is no majority, what
-//     held before holds.
+//     never wins. Views that have lost against a new owner are not counted against it again. Only
+//     a majority of all, for 5 s, removes a node. Where there is no majority, what held before
+//     holds. Addresses are voted on by family and by TLS, as nodes may name others to others.
 //   - Sentinel: a majority of those that were reached and are not in TILT names the primary, or
 //     the highest config epoch or a message of a Sentinel does, if it names a known replica and the
 //     primary before does not answer as one; and in any case the new primary must say so itself (ROLE).

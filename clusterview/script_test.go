@@ -10,6 +10,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/redisguard/redisguard/clusterview/reply"
+	"github.com/redisguard/redisguard/resp"
 )
 
 var update = flag.Bool("update", false, "write what the scripts say now")
@@ -21,13 +24,15 @@ var update = flag.Bool("update", false, "write what the scripts say now")
 //	replication A a:A        nodes without Cluster
 //	sentinel S1 S2 : A a:A   Sentinels that watch them as "orders"
 //	virtual V A              V is a virtual address that leads to A; again: to another
-//	seeds A B                the config names these
+//	seeds A B                the config names these; A/6 is the IPv6 address of A
+//	ipv6 A fd00::1           A answers at that address, too, and all name it to who asks by IPv6
 //	local 10                 this node has so many connections; 0 at the start
 //	run 10s                  let time pass; says what has changed
 //	silent A, answers A      does not answer us any more, and again
 //	says B,C about A: fail   one or more of fail, fail?, ok, gone, noaddr, to=NAME (its address),
 //	                         moving=100>B
 //	owner B,C,a: a 3 0-9     these say that a is a primary with epoch 3 and owns the slots alone
+//	migrating A B 0-9 STATE  A hands B these slots as a whole, and both list it in that state
 //	replica B,C,a: A of a    these say that A is a replica of a, and A does
 //	down B,C / up B,C        these say cluster_state:fail, and ok
 //	role a master, role A slave a
@@ -128,10 +133,17 @@ func (s *script) do(text string) {
 	case "seeds":
 		s.seeds = nil
 		for i := range f[1:] {
+			name, by6 := strings.CutSuffix(f[i+1], "/6")
+			f[i+1] = name
 			x := at(i + 1)
 			s.seeds = append(s.seeds, x.addr)
+			if by6 {
+				s.seeds[i] = x.addr6
+			}
 		}
 		w.view.SetSeeds(w.now, s.seeds)
+	case "ipv6":
+		at(1).addr6 = netip.AddrPortFrom(netip.MustParseAddr(f[2]), at(1).addr.Port())
 	case "local":
 		var n int
 		fmt.Sscan(f[1], &n)
@@ -166,10 +178,14 @@ func (s *script) do(text string) {
 	case "replica":
 		each(1, func(x *server) {
 			l := x.sees[f[3]]
-			l.flags, l.primary, l.slots = "slave", f[5], nil
+			l.flags, l.primary, l.slots, l.epoch = "slave", f[5], nil, x.sees[f[5]].epoch
 			x.sees[f[3]] = l
 		})
 		w.servers[f[3]].role, w.servers[f[3]].primary = "slave", f[5]
+	case "migrating":
+		for i, operation := range []string{"EXPORT", "IMPORT"} {
+			at(i + 1).migrations = []resp.Value{words("operation", operation, "slot_ranges", f[3], "source_node", at(1).id, "target_node", at(2).id, "state", f[4])}
+		}
 	case "down", "up":
 		each(1, func(x *server) { x.down = f[0] == "down" })
 	case "role":
@@ -349,8 +365,8 @@ func (s *script) nodes() {
 		for _, e := range n.Endpoints {
 			more += " " + e.Addr.String()
 		}
-		if len(n.Moves) > 0 {
-			more += fmt.Sprintf(" moving=%d", len(n.Moves))
+		for _, m := range n.Moves {
+			more += fmt.Sprintf(" moving=%s%s%s", slotText([]reply.SlotRange{m.Slots}), map[bool]string{true: "<", false: ">"}[m.Importing], m.Node)
 		}
 		s.say("%s %s %s%s", n.ID, n.Role, n.State, more)
 	}

@@ -27,6 +27,7 @@ type sentinelState struct {
 	told   map[netip.AddrPort]*told // by Sentinel
 	absent map[string]time.Duration // since when a majority has not named a node
 	hints  map[netip.AddrPort]hint  // by who was named as the primary in a message
+	well   map[string]time.Duration // since when a failed node is down no more, for the Sentinels; see back
 }
 
 // hint is what a message said: it makes us ask. Alone it proves nothing.
@@ -300,6 +301,20 @@ func decide(now time.Duration, prev, next *Topology, primary, by string, m nodeM
 	}
 }
 
+// backAfter is how long Sentinels must not have called a node down that had failed, and does not
+// answer us. At a switch of the primary they forget what they knew of it, and need
+// down-after-milliseconds, by default 30 s, to find again that it is down.
+const backAfter = time.Minute
+
+// back says whether a node that had failed is well again, which the Sentinels do not deny.
+func (s *sentinelState) back(now time.Duration, id string, silent bool) bool {
+	since, known := s.well[id]
+	if !known {
+		s.well[id], since = now, now
+	}
+	return !silent || now-since >= backAfter
+}
+
 // failures evaluates what the Sentinels think of the nodes: down by a quorum, or down for a
 // majority and for us.
 func (s *sentinelState) failures(now time.Duration, prev, next *Topology, in []*told, m nodeMerging) {
@@ -314,6 +329,7 @@ func (s *sentinelState) failures(now time.Duration, prev, next *Topology, in []*
 			}
 		}
 	}
+	maps.DeleteFunc(s.well, func(id string, _ time.Duration) bool { return find(next, id) == nil })
 	for i := range next.Nodes {
 		n := &next.Nodes[i]
 		a := n.first()
@@ -323,8 +339,11 @@ func (s *sentinelState) failures(now time.Duration, prev, next *Topology, in []*
 		case failed && n.State == StateOK:
 			n.State, n.Since = StateFailed, now
 			n.Detail = fmt.Sprintf("down for %d of %d sentinels", sdown[a], len(in))
-		case !failed && n.State == StateFailed && len(in) > 0:
+		case !failed && n.State == StateFailed && len(in) > 0 && s.back(now, n.ID, m.silent(a)):
 			n.State, n.Since, n.Detail = StateOK, now, ""
+		}
+		if failed || n.State != StateFailed {
+			delete(s.well, n.ID)
 		}
 		if n.Role == reply.RolePrimary && len(in) > 0 {
 			next.State, next.Why = Up, ""

@@ -56,10 +56,11 @@ type contact struct {
 	// node is the id of the node that answers here, in a Redis Cluster, since nodeSince.
 	node, before string
 	nodeSince    time.Duration
-	refused      map[Command]time.Duration // not to be asked until then
+	refused      map[Command]time.Duration // not to be asked until then; see refuse
 	problems     []Problem                 // of its last answer
 	behind       behind
 	digest       uint64 // of its last report
+	migrations   migrations
 }
 
 // View is what is known of one target. It is for one goroutine at a time.
@@ -87,13 +88,13 @@ func New(cfg Config) *View {
 	return &View{
 		cfg: cfg, kind: cfg.Type, schedule: newSchedule(cfg.Random, cfg.Interval, cfg.FleetSize),
 		contacts: map[netip.AddrPort]*contact{}, names: map[string][]netip.Addr{},
-		cluster: clusterState{reports: map[string]*report{}, absent: map[string]time.Duration{}, foreign: map[netip.AddrPort]bool{},
+		cluster: clusterState{reports: map[string]*report{}, told: map[toldBy]*report{}, absent: map[string]time.Duration{}, foreign: map[netip.AddrPort]bool{},
 			draw: func(id string) uint64 {
 				h := fnv.New64a()
 				io.WriteString(h, draw+id)
 				return h.Sum64()
 			}},
-		sentinel: sentinelState{told: map[netip.AddrPort]*told{}, absent: map[string]time.Duration{}, hints: map[netip.AddrPort]hint{}},
+		sentinel: sentinelState{told: map[netip.AddrPort]*told{}, absent: map[string]time.Duration{}, well: map[string]time.Duration{}, hints: map[netip.AddrPort]hint{}},
 		top:      &Topology{Target: cfg.Name, Type: cfg.Type},
 	}
 }
@@ -182,6 +183,9 @@ func (v *View) acceptTold(a reply.Address) (netip.AddrPort, bool) {
 // silent says that a server does not answer us.
 func (v *View) silent(a netip.AddrPort) bool { k := v.contacts[a]; return k != nil && k.failed != 0 }
 
+// answers says that a server is asked and has answered the last time.
+func (v *View) answers(a netip.AddrPort) bool { k := v.contacts[a]; return k != nil && k.failed == 0 }
+
 // nodeSilent is silent for a node of a Redis Cluster: none of its addresses that we have asked
 // answers, and it was asked.
 func (v *View) nodeSilent(id string) bool {
@@ -263,7 +267,7 @@ func (v *View) merge(now time.Duration) *Topology {
 	nodes := nodeMerging{accept: v.acceptTold, silent: v.silent, role: v.roleOf, about: func(a netip.AddrPort) *contact { return v.contacts[a] }, tls: v.cfg.TLS}
 	switch v.kind {
 	case Cluster:
-		return v.cluster.merge(now, v.top, merging{silent: v.nodeSilent, run: v.runOf, accept: v.accept, names: func(n string) []netip.Addr { return v.names[n] }})
+		return v.cluster.merge(now, v.top, merging{silent: v.nodeSilent, answers: v.answers, run: v.runOf, accept: v.accept, names: func(n string) []netip.Addr { return v.names[n] }})
 	case Sentinel:
 		return v.sentinel.merge(now, v.top, nodes)
 	case Replication, Standalone:
@@ -346,6 +350,9 @@ func (v *View) tellProblems(t *Topology) {
 			t.problem(p.Kind, p.Detail, p.Count)
 		}
 		for _, c := range slices.Sorted(maps.Keys(k.refused)) {
+			if c.optional() {
+				continue
+			}
 			t.problem(ProblemRefused, fmt.Sprintf("%v refuses %s", a, c), 1)
 		}
 		if k.behind.many {

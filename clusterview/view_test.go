@@ -310,3 +310,37 @@ func TestAskedAsSentinels(t *testing.T) {
 		}
 	}
 }
+
+// TestStaleViews: the others' views of before a failover are no majority against it. Here two of
+// three primaries know of it already, the new one's own last answer is from before, and so is that of
+// the third.
+func TestStaleViews(t *testing.T) {
+	t.Parallel()
+	w := newWorld(Config{Name: "orders", Type: Cluster})
+	w.cluster([]string{"A", "B", "C", "a:A"})
+	w.seedAll()
+	w.view.SetLocal(0, 1000)
+	w.run(time.Minute)
+	w.view.Changes()
+	for _, n := range []string{"A", "B", "C", "a"} {
+		s := w.servers[n]
+		old, heir := s.sees["A"], s.sees["a"]
+		heir.flags, heir.primary, heir.epoch, heir.slots = "master", "", 4, old.slots
+		old.flags, old.primary, old.epoch, old.slots = "slave", "a", 4, nil
+		s.sees["A"], s.sees["a"] = old, heir
+	}
+	for i, n := range []string{"A", "B", "B", "A", "C", "a"} {
+		w.deliver(event{want: Want{Addr: w.servers[n].addr, Commands: []Command{askInfo, askNodes}}, from: w.now})
+		changes, _ := w.view.Changes()
+		var kinds []Kind
+		for _, c := range changes {
+			kinds = append(kinds, c.Kind)
+		}
+		if want := []Kind{PrimaryChanged, NodeDemoted}; i == 1 && !slices.Equal(kinds, want) || i != 1 && len(kinds) > 0 {
+			t.Errorf("after %d answers: %v", i+1, changes)
+		}
+	}
+	if n := w.view.Topology().Node(w.servers["a"].id); n.Role != reply.RolePrimary || n.State != StateOK || n.Successor != "" {
+		t.Errorf("the new primary is %+v", n)
+	}
+}

@@ -25,6 +25,7 @@ type world struct {
 	latency time.Duration
 	asked   map[string]int // commands by server
 	open    map[string]int
+	by6     bool // who is answered has asked by IPv6
 }
 
 type event struct {
@@ -36,7 +37,7 @@ type event struct {
 // server is a Redis node or a Sentinel.
 type server struct {
 	name, id, run   string
-	addr            netip.AddrPort
+	addr, addr6     netip.AddrPort
 	silent          bool
 	clients         int
 	mode            string
@@ -47,6 +48,7 @@ type server struct {
 	down            bool            // cluster_state:fail
 	refuses         string          // a command that is answered with NOPERM
 	raw             map[string]resp.Value
+	migrations      []resp.Value // nil: it knows no such command
 
 	// Of a Sentinel.
 	names  string // the primary
@@ -71,7 +73,7 @@ func hexID(name string, n int) string { return fmt.Sprintf("%x%0*x", name, 40-2*
 
 func newWorld(cfg Config) *world {
 	if cfg.Allow == nil {
-		cfg.Allow = func(a netip.AddrPort) bool { return a.Addr().Is4() && a.Addr().As4()[0] == 10 }
+		cfg.Allow = func(a netip.AddrPort) bool { return a.Addr().AsSlice()[0] == 10 || a.Addr().AsSlice()[0] == 0xfd }
 	}
 	cfg.Random = rand.New(rand.NewPCG(7, 7))
 	return &world{view: New(cfg), servers: map[string]*server{}, latency: time.Millisecond, asked: map[string]int{}, open: map[string]int{}}
@@ -89,7 +91,7 @@ func (w *world) add(name, mode string) *server {
 // at is the server at an address; nil if none is.
 func (w *world) at(a netip.AddrPort) *server {
 	for _, s := range w.servers {
-		if s.addr == a {
+		if s.addr == a || s.addr6.IsValid() && s.addr6 == a {
 			return s
 		}
 	}
@@ -177,6 +179,7 @@ func (w *world) deliver(e event) {
 		return
 	}
 	var replies []resp.Value
+	w.by6 = e.want.Addr.Addr().Is6()
 	for _, c := range e.want.Commands {
 		replies = append(replies, w.answer(s, string(c)))
 	}
@@ -218,6 +221,8 @@ func (w *world) answer(s *server, c string) resp.Value {
 		return bulk(w.nodes(s))
 	case c == "CLUSTER SLOTS" && s.sees != nil:
 		return arr()
+	case c == "CLUSTER GETSLOTMIGRATIONS" && s.migrations != nil:
+		return arr(s.migrations...)
 	case len(f) == 3 && f[0] == "SENTINEL" && s.mode == "sentinel":
 		return w.sentinel(s, f[1])
 	}
@@ -272,6 +277,9 @@ func (w *world) nodes(s *server) string {
 		if l.primary != "" {
 			primary = hexID(l.primary, 0)
 		}
+		if o := w.servers[n]; w.by6 && o.addr6.IsValid() {
+			l.addr = strings.Trim(strings.Replace(o.addr6.String(), "]", "", 1), "[")
+		}
 		fmt.Fprintf(&b, "%s %s@1 %s %s 0 0 %d connected %s %s\n", w.idOf(n), l.addr, flags, primary, l.epoch, strings.Join(l.slots, " "), l.moves)
 	}
 	return b.String()
@@ -317,6 +325,9 @@ func (w *world) readable(s string) string {
 	var pairs []string
 	for _, n := range w.order {
 		x := w.servers[n]
+		if x.addr6.IsValid() {
+			pairs = append(pairs, x.addr6.String(), x.name+"/6")
+		}
 		pairs = append(pairs, x.addr.String(), x.name, x.id, x.name, short(x.id), x.name, x.run, "run-"+x.name, short(x.run), "run-"+x.name)
 	}
 	return strings.NewReplacer(pairs...).Replace(s)

@@ -119,7 +119,7 @@ func TestTwoPrimariesAreCut(t *testing.T) {
 		t.Run(fmt.Sprintf("%d first", order[0]), func(t *testing.T) {
 			port := portsFrom + 51 + uint16(i)
 			r := newRig(t, fmt.Sprintf("t%d", i))
-			redis, ids := r.cluster(port)
+			redis, ids := r.cluster(port, 3, 3)
 			r.guard(targetText("carts", addrs(redis), fmt.Sprintf("allow_ports = [\"%d\"]\n", port)))
 			r.up("carts", func(x *v1.Target) bool { return len(x.Nodes) == 6 && x.Covered == 16384 && len(x.Problems) == 0 })
 			r.settled()
@@ -160,7 +160,7 @@ func TestTwoPrimariesAreCut(t *testing.T) {
 func TestReplacedPods(t *testing.T) {
 	port := portsFrom + 55
 	r := newRig(t, "p")
-	redis, ids := r.cluster(port)
+	redis, ids := r.cluster(port, 3, 3)
 	r.guard(targetText("carts", addrs(redis[2:]), fmt.Sprintf("allow_ports = [\"%d\"]\n", port)))
 	r.up("carts", func(x *v1.Target) bool { return len(x.Nodes) == 6 && x.Covered == 16384 && len(x.Problems) == 0 })
 	r.settled()
@@ -187,7 +187,7 @@ func TestReplacedPods(t *testing.T) {
 	n = len(r.told())
 	r.cut(redis[5])
 	labtest.Must(t, redis[5].Host().Return())
-	other := labtest.Must2(redis[5].Host().Redis(r.ctx, lab.RedisConfig{Path: serverProgram, Port: port, Args: clusterArgs}))(t)
+	other := labtest.Must2(redis[5].Host().Redis(r.ctx, lab.RedisConfig{Path: labtest.RedisServer(), Port: port, Args: clusterArgs}))(t)
 	r.next(n, 30*time.Second, v1.EventTargetProblem, func(e *v1.Event) bool { return strings.Contains(e.Text, "foreign_cluster") })
 	begun = time.Now()
 	r.do(redis[2], "CLUSTER", "MEET", other.Addr().Addr().String(), fmt.Sprint(port))
@@ -201,7 +201,7 @@ func TestReplacedPods(t *testing.T) {
 func TestOwnPartition(t *testing.T) {
 	port := portsFrom + 56
 	r := newRig(t, "o")
-	redis, _ := r.cluster(port)
+	redis, _ := r.cluster(port, 3, 3)
 	r.guard(targetText("carts", addrs(redis), fmt.Sprintf("allow_ports = [\"%d\"]\n", port)))
 	r.up("carts", func(x *v1.Target) bool { return len(x.Nodes) == 6 && x.Covered == 16384 && len(x.Problems) == 0 })
 	r.settled()
@@ -271,12 +271,12 @@ func TestRedisItself(t *testing.T) {
 	port, sentinelPort := portsFrom+61, portsFrom+62
 	r := newRig(t, "i")
 	far := r.servers(1, lab.RedisConfig{Port: port})[0]
-	replica := labtest.Must2(r.apps.Redis(r.ctx, lab.RedisConfig{Path: serverProgram, Port: port + 2, Args: []string{"--replicaof", far.Addr().Addr().String() + " " + fmt.Sprint(port)}}))(t)
-	labtest.Must2(r.apps.Sentinel(r.ctx, lab.SentinelConfig{Path: serverProgram, Port: sentinelPort, Primary: far.Addr(), DownAfter: time.Minute}))(t)
+	replica := labtest.Must2(r.apps.Redis(r.ctx, lab.RedisConfig{Path: labtest.RedisServer(), Port: port + 2, Args: []string{"--replicaof", far.Addr().Addr().String() + " " + fmt.Sprint(port)}}))(t)
+	labtest.Must2(r.apps.Sentinel(r.ctx, lab.SentinelConfig{Path: labtest.RedisServer(), Port: sentinelPort, Primary: far.Addr(), DownAfter: time.Minute}))(t)
 	labtest.Within(t, 20*time.Second, "it replicates", func() bool {
 		return strings.Contains(fmt.Sprint(r.do(replica, "INFO", "replication")), "master_link_status:up")
 	})
-	cluster := labtest.Must2(far.Host().Redis(r.ctx, lab.RedisConfig{Path: serverProgram, Port: port + 3, Args: clusterArgs}))(t)
+	cluster := labtest.Must2(far.Host().Redis(r.ctx, lab.RedisConfig{Path: labtest.RedisServer(), Port: port + 3, Args: clusterArgs}))(t)
 	r.do(cluster, "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
 	r.guard(targetText("orders", []netip.AddrPort{far.Addr()}, "") + targetText("carts", []netip.AddrPort{cluster.Addr()}, ""))
 	client := r.start(lab.ClientConfig{Addr: far.Addr()})

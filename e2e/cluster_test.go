@@ -11,36 +11,40 @@ import (
 	"time"
 
 	v1 "github.com/redisguard/redisguard/api/v1"
+	"github.com/redisguard/redisguard/clusterview/reply"
 	"github.com/redisguard/redisguard/lab"
 	"github.com/redisguard/redisguard/lab/labtest"
 )
 
-// cluster makes one of three primaries, each with a replica: the first three, then their replicas.
-func (r *rig) cluster(port uint16) (redis []*lab.Redis, ids map[*lab.Redis]string) {
+// cluster makes a Redis Cluster of primaries, and of replicas, each of the primary at its place.
+func (r *rig) cluster(port uint16, primaries, replicas int) (redis []*lab.Redis, ids map[*lab.Redis]string) {
 	r.t.Helper()
-	redis, ids = r.servers(6, lab.RedisConfig{Port: port, Args: clusterArgs}), map[*lab.Redis]string{}
-	r.join(redis, ids, port)
+	redis, ids = r.servers(primaries+replicas, lab.RedisConfig{Port: port, Args: clusterArgs}), map[*lab.Redis]string{}
+	r.join(redis, ids, primaries, port)
 	return redis, ids
 }
 
 var clusterArgs = []string{"--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"}
 
-// join makes a Redis Cluster of six servers, which meet at a port.
-func (r *rig) join(redis []*lab.Redis, ids map[*lab.Redis]string, port uint16) {
+// join makes a Redis Cluster of servers, which meet at a port.
+func (r *rig) join(redis []*lab.Redis, ids map[*lab.Redis]string, primaries int, port uint16) {
 	t := r.t
 	t.Helper()
 	for i, s := range redis {
 		ids[s] = fmt.Sprint(r.do(s, "CLUSTER", "MYID"))
-		if i < 3 {
-			first, last := []string{"0", "5461", "10923"}[i], []string{"5460", "10922", "16383"}[i]
-			r.do(s, "CLUSTER", "ADDSLOTSRANGE", first, last)
+		if i < primaries {
+			slots := []string{"CLUSTER", "ADDSLOTS"} // ADDSLOTSRANGE is of 7.0
+			for slot := i * reply.Slots / primaries; slot < (i+1)*reply.Slots/primaries; slot++ {
+				slots = append(slots, fmt.Sprint(slot))
+			}
+			r.do(s, slots...)
 			r.do(s, "CLUSTER", "SET-CONFIG-EPOCH", fmt.Sprint(i+1))
 		}
 	}
 	for _, s := range redis[1:] {
 		r.do(s, "CLUSTER", "MEET", redis[0].Addr().Addr().String(), fmt.Sprint(port))
 	}
-	for i, s := range redis[3:] {
+	for i, s := range redis[primaries:] {
 		labtest.Eventually(t, "it has met its primary, and replicates it", func() bool {
 			_, err := s.Do(r.ctx, "CLUSTER", "REPLICATE", ids[redis[i]])
 			return err == nil
@@ -53,9 +57,10 @@ func (r *rig) join(redis []*lab.Redis, ids map[*lab.Redis]string, port uint16) {
 	}()
 	labtest.Within(t, 20*time.Second, "the cluster is up", func() bool {
 		return !slices.ContainsFunc(redis, func(s *lab.Redis) bool {
+			nodes := fmt.Sprint(r.do(s, "CLUSTER", "NODES"))
 			return !strings.Contains(fmt.Sprint(r.do(s, "CLUSTER", "INFO")), "cluster_state:ok") ||
-				strings.Count(fmt.Sprint(r.do(s, "CLUSTER", "NODES")), "slave") != 3
-		}) && !slices.ContainsFunc(redis[3:], func(s *lab.Redis) bool {
+				strings.Count(nodes, "slave") != len(redis)-primaries || strings.Contains(nodes, "handshake") || strings.Count(nodes, "\n") != len(redis)
+		}) && !slices.ContainsFunc(redis[primaries:], func(s *lab.Redis) bool {
 			return !strings.Contains(fmt.Sprint(r.do(s, "INFO", "replication")), "master_link_status:up")
 		})
 	})
@@ -74,7 +79,7 @@ func TestClusterDeployment(t *testing.T) {
 	t.Parallel()
 	port := portsFrom + 21
 	r := newRig(t, "c")
-	redis, ids := r.cluster(port)
+	redis, ids := r.cluster(port, 3, 3)
 	seeds := addrs(redis[:3])
 	r.guard(targetText("carts", seeds, fmt.Sprintf("allow_ports = [\"%d\"]\n", port)))
 	r.up("carts", func(x *v1.Target) bool { return len(x.Nodes) == 6 && x.Covered == 16384 && len(x.Problems) == 0 })

@@ -23,7 +23,7 @@ func (r *rig) sentinels(port, sentinelPort uint16) (redis, sentinels []*lab.Redi
 		r.do(s, "REPLICAOF", redis[0].Addr().Addr().String(), fmt.Sprint(port))
 	}
 	for _, s := range redis {
-		sentinels = append(sentinels, labtest.Must2(s.Host().Sentinel(r.ctx, lab.SentinelConfig{Path: serverProgram, Port: sentinelPort, Primary: redis[0].Addr(), Quorum: 2, FailoverTimeout: 6 * time.Second}))(r.t))
+		sentinels = append(sentinels, labtest.Must2(s.Host().Sentinel(r.ctx, lab.SentinelConfig{Path: labtest.RedisServer(), Port: sentinelPort, Primary: redis[0].Addr(), Quorum: 2, FailoverTimeout: 6 * time.Second}))(r.t))
 	}
 	labtest.Within(r.t, 30*time.Second, "the sentinels know all", func() bool {
 		for _, s := range sentinels {

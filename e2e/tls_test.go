@@ -191,7 +191,7 @@ func TestSecuredCluster(t *testing.T) {
 	for _, x := range redis {
 		r.do(x, s.user[0]...)
 	}
-	r.join(redis, map[*lab.Redis]string{}, port+tlsOffset)
+	r.join(redis, map[*lab.Redis]string{}, 3, port+tlsOffset)
 	r.guard(targetText("carts", tlsAddrs(redis[:3]), fmt.Sprintf("allow_ports = [\"%d\", \"%d\"]\n", port, port+tlsOffset)+s.config))
 	r.up("carts", func(x *v1.Target) bool { return len(x.Nodes) == 6 && x.Covered == 16384 && len(x.Problems) == 0 })
 	r.settled()
@@ -230,7 +230,7 @@ func TestSecuredSentinel(t *testing.T) {
 		}
 	}
 	for _, x := range redis {
-		y := labtest.Must2(x.Host().Sentinel(r.ctx, lab.SentinelConfig{Path: serverProgram, Port: sentinelPort, Primary: tlsAt(redis[0]), Quorum: 2, FailoverTimeout: 6 * time.Second, Lines: lines}))(t)
+		y := labtest.Must2(x.Host().Sentinel(r.ctx, lab.SentinelConfig{Path: labtest.RedisServer(), Port: sentinelPort, Primary: tlsAt(redis[0]), Quorum: 2, FailoverTimeout: 6 * time.Second, Lines: lines}))(t)
 		r.do(y, s.user[1]...)
 		sentinels = append(sentinels, y)
 	}

@@ -48,6 +48,7 @@ func TestVirtualAddress(t *testing.T) {
 		}
 	}
 	r.only(0, nil)
+	r.asked(first, 2)
 
 	begin, n := time.Now(), len(r.told())
 	r.do(second, "REPLICAOF", "NO", "ONE")

@@ -7,8 +7,9 @@ need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 case "${1:-test}" in
   demo) ;; # the demo brings what it needs, as Go modules
   test) need redis-server redis-server ;;
+  matrix) need python3 "python3 python3-pip" ;; # lab/servers.sh fetches the servers
   bench) need redis-server redis-server; need ss iproute2 ;;
-  *) echo "usage: $0 test|demo|bench" >&2; exit 2 ;;
+  *) echo "usage: $0 test|demo|matrix|bench" >&2; exit 2 ;;
 esac
 if [ -n "$missing" ]; then
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then

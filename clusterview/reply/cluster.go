@@ -50,9 +50,9 @@ type Node struct {
 	Moves              []Move // of Myself only
 }
 
-// Move is a slot on its way to Node, or from it if Importing.
+// Move is slots on their way to Node, or from it if Importing.
 type Move struct {
-	Slot      uint16
+	Slots     SlotRange
 	Importing bool
 	Node      string
 }
@@ -195,7 +195,6 @@ func (n *Node) parseAddress(s string) error {
 
 // parseSlots reads 5, 5-9, [5->-id] or [5-<-id].
 func (n *Node) parseSlots(s string) error {
-	bad := fmt.Errorf("%q is no range of slots", clip(s))
 	if inner, ok := strings.CutPrefix(s, "["); ok {
 		slot, node, out := strings.Cut(strings.TrimSuffix(inner, "]"), "->-")
 		if !out {
@@ -203,11 +202,20 @@ func (n *Node) parseSlots(s string) error {
 		}
 		at, err := parseSlot(slot)
 		if !ok || err != nil || !isID(node) {
-			return bad
+			return noRange(s)
 		}
-		n.Moves = append(n.Moves, Move{Slot: at, Importing: !out, Node: node})
+		n.Moves = append(n.Moves, Move{Slots: SlotRange{at, at}, Importing: !out, Node: node})
 		return nil
 	}
+	r, err := parseRange(s)
+	if err == nil {
+		n.Slots = append(n.Slots, r)
+	}
+	return err
+}
+
+// parseRange reads 5 or 5-9.
+func parseRange(s string) (SlotRange, error) {
 	from, to, isRange := strings.Cut(s, "-")
 	first, err := parseSlot(from)
 	last := first
@@ -215,11 +223,12 @@ func (n *Node) parseSlots(s string) error {
 		last, err = parseSlot(to)
 	}
 	if err != nil || last < first {
-		return bad
+		return SlotRange{}, noRange(s)
 	}
-	n.Slots = append(n.Slots, SlotRange{first, last})
-	return nil
+	return SlotRange{first, last}, nil
 }
+
+func noRange(s string) error { return fmt.Errorf("%q is no range of slots", clip(s)) }
 
 func parseSlot(s string) (uint16, error) {
 	n, err := strconv.ParseUint(s, 10, 16)

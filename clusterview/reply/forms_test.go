@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -195,5 +196,30 @@ func TestSlot(t *testing.T) {
 	}
 	if reply.Slot("{}{a}") == reply.Slot("a") || reply.Slot("{a") == reply.Slot("a") {
 		t.Error("an empty tag, or one without an end, counts as a tag")
+	}
+}
+
+// TestMigrationForms has what the recorded lists do not: Redis 8.4, by its reply schema, states of
+// later, and lists that are not believed.
+func TestMigrationForms(t *testing.T) {
+	redis := func(operation, state, slots string) resp.Value {
+		return asMap(bulk("id"), bulk(nodeID("e")), bulk("slots"), bulk(slots), bulk("source"), bulk(nodeID("a")), bulk("dest"), bulk(nodeID("b")),
+			bulk("operation"), bulk(operation), bulk("state"), bulk(state), bulk("last_error"), bulk(""), bulk("retries"), num(0), bulk("write_pause_ms"), num(0))
+	}
+	got, err := reply.ParseMigrations(arr(redis("import", "completed", "0-9"), redis("migrate", "tired", "7 9-10"), redis("import", "canceled", "x"), redis("migrate", "failed", "")))
+	want := []reply.Migration{{Slots: []reply.SlotRange{{First: 7, Last: 7}, {First: 9, Last: 10}}, Source: nodeID("a"), Target: nodeID("b")}}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, v := range []resp.Value{null, num(1), arr(num(1)), arr(arr(bulk("state"))), arr(arr()), arr(redis("import", "", "0")), arr(redis("", "failed", "0")),
+		arr(redis("import", "x", "5-3")), arr(redis("import", "x", "16384")), arr(redis("import", "x", strings.Repeat("1 ", reply.MaxRanges+1))),
+		arr(redis("import", "x", strings.Repeat("1 ", reply.MaxRanges)), redis("import", "x", "1"))} {
+		if got, err := reply.ParseMigrations(v); err == nil {
+			t.Errorf("%v is taken for %+v", v.Kind, got)
+		}
+	}
+	_, err = reply.ParseMigrations(resp.Value{Kind: resp.Error, Str: "ERR unknown subcommand 'GETSLOTMIGRATIONS'. Try CLUSTER HELP."})
+	if r, ok := errors.AsType[*reply.Refusal](err); !ok || r.Code != "ERR" {
+		t.Errorf("%v is no refusal", err)
 	}
 }

@@ -18,7 +18,7 @@ import (
 
 // FuzzReplies gives one value to every parser: none may panic, or keep more than it says.
 func FuzzReplies(f *testing.F) {
-	files, err := filepath.Glob("testdata/redis-7.0.15/*")
+	files, err := filepath.Glob("testdata/*-*/*")
 	if err != nil || len(files) == 0 {
 		f.Fatal("no recorded replies", err)
 	}
@@ -50,6 +50,15 @@ func FuzzReplies(f *testing.F) {
 		for _, tls := range []bool{false, true} {
 			if s, err := reply.ParseShards(v, tls); err == nil && len(s.Shards) > reply.MaxNodes {
 				t.Errorf("%d shards", len(s.Shards))
+			}
+		}
+		if all, err := reply.ParseMigrations(v); err == nil {
+			ranges := 0
+			for _, m := range all {
+				ranges += len(m.Slots)
+			}
+			if ranges > reply.MaxRanges {
+				t.Errorf("%d ranges of slots", ranges)
 			}
 		}
 		reply.ParseClusterInfo(v)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,9 +14,9 @@ import (
 )
 
 // recorded reads the values of a file of testdata.
-func recorded(t *testing.T, file string) []resp.Value {
+func recorded(t *testing.T, server, file string) []resp.Value {
 	t.Helper()
-	f, err := os.Open(filepath.Join("testdata/redis-7.0.15", file))
+	f, err := os.Open(filepath.Join("testdata", server, file))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,35 +46,59 @@ func must[T any](t *testing.T) func(T, error) T {
 	}
 }
 
-// TestRecorded reads each reply in the form of RESP2 and of RESP3.
+// TestRecorded reads each reply of each server in the form of RESP2 and of RESP3. The servers are
+// set up alike, see testdata/README.md.
 func TestRecorded(t *testing.T) {
-	const a, b, c, replica = "1cb906a3cd587041ffe174585506f4de3d61071e", "4712c5cb54b648d520631233bc9dbffe8f5212da",
-		"dbd5be071f1a10069d82398178ffed9afa6fa058", "a10ce933988dfa319161d4102b02bad01aeb8056"
-	for _, form := range []string{"", "3"} {
-		one := func(file string) resp.Value { t.Helper(); return recorded(t, file+form)[0] }
+	for _, tt := range []struct {
+		server, name, version string
+		before70              bool // no host names, no CLUSTER SHARDS
+	}{
+		{"redis-6.2.14", "redis", "6.2.14", true},
+		{"redis-7.0.15", "redis", "7.0.15", false},
+		{"redis-8.0.2", "redis", "8.0.2", false},
+		{"valkey-9.1.2", "valkey", "9.1.2", false},
+	} {
+		t.Run(tt.server, func(t *testing.T) {
+			for _, form := range []string{"", "3"} {
+				testRecorded(t, tt.server, tt.name, tt.version, form, tt.before70)
+			}
+		})
+	}
+}
 
-		nodes := must[reply.Nodes](t)(reply.ParseNodes(one("cluster-nodes")))
-		by := map[string]reply.Node{}
-		for _, n := range nodes.Nodes {
-			by[n.ID] = n
-		}
-		if len(by) != 4 || !by[a].Flags.Has(reply.Myself|reply.Primary) || by[replica].PrimaryID != a || !by[replica].Flags.Has(reply.Replica) ||
-			by[b].Name != "node-b.example.net" || by[b].Address != addr("127.0.0.1:27102") || by[c].Epoch != 3 || by[c].Bus != 37103 || !by[c].Linked {
-			t.Errorf("nodes%s: %+v", form, nodes)
-		}
-		if m := by[a].Moves; len(m) != 1 || m[0] != (reply.Move{Slot: 100, Node: b}) {
-			t.Errorf("moves of the first: %v", m)
-		}
-		if s := by[b].Slots; len(s) != 1 || s[0] != (reply.SlotRange{First: 5461, Last: 10922}) {
-			t.Errorf("slots of the second: %v", s)
-		}
+func testRecorded(t *testing.T, server, name, version, form string, before70 bool) {
+	one := func(file string) resp.Value { t.Helper(); return recorded(t, server, file+form)[0] }
 
-		slots := must[[]reply.ServedSlots](t)(reply.ParseSlots(one("cluster-slots")))
-		if len(slots) != 3 || len(slots[0].Nodes) != 2 || slots[0].Nodes[1].ID != replica || slots[1].Nodes[0].Name != "node-b.example.net" ||
-			slots[1].Nodes[0].Preferred != addr("127.0.0.1:27102") {
-			t.Errorf("slots%s: %+v", form, slots)
-		}
+	nodes := must[reply.Nodes](t)(reply.ParseNodes(one("cluster-nodes")))
+	by := map[string]reply.Node{}
+	at := map[uint16]string{}
+	for _, n := range nodes.Nodes {
+		by[n.ID] = n
+		at[n.Address.Port] = n.ID
+	}
+	a, b, c, replica := at[27101], at[27102], at[27103], at[27104]
+	hostName := "node-b.example.net"
+	if before70 {
+		hostName = ""
+	}
+	if len(by) != 4 || !by[a].Flags.Has(reply.Myself|reply.Primary) || by[replica].PrimaryID != a || !by[replica].Flags.Has(reply.Replica) ||
+		by[b].Name != hostName || by[b].Address != addr("127.0.0.1:27102") || by[c].Epoch != 3 || by[c].Bus != 37103 || !by[c].Linked {
+		t.Errorf("nodes%s: %+v", form, nodes)
+	}
+	if m := by[a].Moves; len(m) != 1 || m[0] != (reply.Move{Slots: reply.SlotRange{First: 100, Last: 100}, Node: b}) {
+		t.Errorf("moves of the first: %v", m)
+	}
+	if s := by[b].Slots; len(s) != 1 || s[0] != (reply.SlotRange{First: 5461, Last: 10922}) {
+		t.Errorf("slots of the second: %v", s)
+	}
 
+	slots := must[[]reply.ServedSlots](t)(reply.ParseSlots(one("cluster-slots")))
+	if len(slots) != 3 || len(slots[0].Nodes) != 2 || slots[0].Nodes[1].ID != replica || slots[1].Nodes[0].Name != hostName ||
+		slots[1].Nodes[0].Preferred != addr("127.0.0.1:27102") {
+		t.Errorf("slots%s: %+v", form, slots)
+	}
+
+	if !before70 {
 		shards := must[reply.Shards](t)(reply.ParseShards(one("cluster-shards"), false))
 		found := 0
 		for _, s := range shards.Shards {
@@ -86,64 +111,64 @@ func TestRecorded(t *testing.T) {
 		if found != 4 {
 			t.Errorf("shards%s: %+v", form, shards)
 		}
+	}
 
-		info := must[reply.ClusterInfo](t)(reply.ParseClusterInfo(one("cluster-info")))
-		if !info.OK || info.Assigned != reply.Slots || info.Size != 3 || info.KnownNodes != 4 || info.CurrentEpoch != 3 {
-			t.Errorf("info%s: %+v", form, info)
-		}
+	info := must[reply.ClusterInfo](t)(reply.ParseClusterInfo(one("cluster-info")))
+	if !info.OK || info.Assigned != reply.Slots || info.Size != 3 || info.KnownNodes != 4 || info.CurrentEpoch != 3 {
+		t.Errorf("info%s: %+v", form, info)
+	}
 
-		primary := must[reply.RoleReply](t)(reply.ParseRole(one("role-master")))
-		follower := must[reply.RoleReply](t)(reply.ParseRole(one("role-slave")))
-		watcher := must[reply.RoleReply](t)(reply.ParseRole(one("role-sentinel")))
-		if primary.Role != reply.RolePrimary || len(primary.Replicas) != 1 || primary.Replicas[0] != addr("127.0.0.1:27112") ||
-			follower.Role != reply.RoleReplica || follower.Primary != addr("127.0.0.1:27111") || follower.State != "connected" ||
-			watcher.Role != reply.RoleSentinel || !reflect.DeepEqual(watcher.Names, []string{"orders"}) {
-			t.Errorf("roles%s: %+v %+v %+v", form, primary, follower, watcher)
-		}
+	primary := must[reply.RoleReply](t)(reply.ParseRole(one("role-master")))
+	follower := must[reply.RoleReply](t)(reply.ParseRole(one("role-slave")))
+	watcher := must[reply.RoleReply](t)(reply.ParseRole(one("role-sentinel")))
+	if primary.Role != reply.RolePrimary || len(primary.Replicas) != 1 || primary.Replicas[0] != addr("127.0.0.1:27112") ||
+		follower.Role != reply.RoleReplica || follower.Primary != addr("127.0.0.1:27111") || follower.State != "connected" ||
+		watcher.Role != reply.RoleSentinel || !reflect.DeepEqual(watcher.Names, []string{"orders"}) {
+		t.Errorf("roles%s: %+v %+v %+v", form, primary, follower, watcher)
+	}
 
-		im := must[reply.Info](t)(reply.ParseInfo(one("info-master")))
-		is := must[reply.Info](t)(reply.ParseInfo(one("info-slave")))
-		iw := must[reply.Info](t)(reply.ParseInfo(one("info-sentinel")))
-		if im.Role != reply.RolePrimary || im.RunID == "" || im.Version != "7.0.15" || im.Mode != reply.ModeStandalone || im.Clients < 1 || im.Port != 27111 ||
-			im.ReplID == "" || im.ReplID2 != "" || im.Failover != "no-failover" || im.Replicas != 1 {
-			t.Errorf("info of the primary%s: %+v", form, im)
-		}
-		if is.Role != reply.RoleReplica || is.ReplID != im.ReplID || is.Primary != addr("127.0.0.1:27111") || !is.LinkUp || is.RunID == im.RunID {
-			t.Errorf("info of the replica%s: %+v", form, is)
-		}
-		if iw.Role != reply.RoleSentinel || iw.Mode != reply.ModeSentinel || iw.Tilt {
-			t.Errorf("info of the Sentinel%s: %+v", form, iw)
-		}
+	im := must[reply.Info](t)(reply.ParseInfo(one("info-master")))
+	is := must[reply.Info](t)(reply.ParseInfo(one("info-slave")))
+	iw := must[reply.Info](t)(reply.ParseInfo(one("info-sentinel")))
+	if im.Role != reply.RolePrimary || im.RunID == "" || im.Version != version || im.Mode != reply.ModeStandalone || im.Clients < 1 || im.Port != 27111 ||
+		im.ReplID == "" || im.ReplID2 != "" || im.Failover != "no-failover" || im.Replicas != 1 {
+		t.Errorf("info of the primary%s: %+v", form, im)
+	}
+	if is.Role != reply.RoleReplica || is.ReplID != im.ReplID || is.Primary != addr("127.0.0.1:27111") || !is.LinkUp || is.RunID == im.RunID {
+		t.Errorf("info of the replica%s: %+v", form, is)
+	}
+	if iw.Role != reply.RoleSentinel || iw.Mode != reply.ModeSentinel || iw.Tilt {
+		t.Errorf("info of the Sentinel%s: %+v", form, iw)
+	}
 
-		h := must[reply.Hello](t)(reply.ParseHello(one("hello")))
-		if h.Server != "redis" || h.Version != "7.0.15" || h.Mode != reply.ModeCluster || h.Role != reply.RolePrimary || h.Proto != 2+len(form) {
-			t.Errorf("hello%s: %+v", form, h)
-		}
+	h := must[reply.Hello](t)(reply.ParseHello(one("hello")))
+	if h.Server != name || h.Version != version || h.Mode != reply.ModeCluster || h.Role != reply.RolePrimary || h.Proto != 2+len(form) {
+		t.Errorf("hello%s: %+v", form, h)
+	}
 
-		masters := must[reply.Instances](t)(reply.ParseInstances(one("sentinel-masters")))
-		m := must[reply.Instance](t)(reply.ParseInstance(one("sentinel-master")))
-		if len(masters.Instances) != 1 || masters.Instances[0] != m || m.Name != "orders" || m.Quorum != 2 || m.Replicas != 1 || m.Sentinels != 1 ||
-			m.Kind != reply.RolePrimary || m.Address != addr("127.0.0.1:27111") || m.RunID != im.RunID || m.Flags != 0 {
-			t.Errorf("masters%s: %+v", form, masters)
-		}
-		reps := must[reply.Instances](t)(reply.ParseInstances(one("sentinel-replicas"))).Instances
-		if len(reps) != 1 || reps[0].Kind != reply.RoleReplica || reps[0].RunID != is.RunID || !reps[0].LinkUp || reps[0].Primary != addr("127.0.0.1:27111") {
-			t.Errorf("replicas%s: %+v", form, reps)
-		}
-		sentinels := must[reply.Instances](t)(reply.ParseInstances(one("sentinel-sentinels"))).Instances
-		if len(sentinels) != 1 || sentinels[0].Kind != reply.RoleSentinel || sentinels[0].Address != addr("127.0.0.1:27122") {
-			t.Errorf("sentinels%s: %+v", form, sentinels)
-		}
-		if got, known, err := reply.ParsePrimaryAddress(one("sentinel-addr")); err != nil || !known || got != addr("127.0.0.1:27111") {
-			t.Errorf("address of the primary%s: %v %v %v", form, got, known, err)
-		}
-		if _, known, err := reply.ParsePrimaryAddress(one("sentinel-addr-none")); err != nil || known {
-			t.Errorf("address of no primary%s: %v %v", form, known, err)
-		}
+	masters := must[reply.Instances](t)(reply.ParseInstances(one("sentinel-masters")))
+	m := must[reply.Instance](t)(reply.ParseInstance(one("sentinel-master")))
+	if len(masters.Instances) != 1 || masters.Instances[0] != m || m.Name != "orders" || m.Quorum != 2 || m.Replicas != 1 || m.Sentinels != 1 ||
+		m.Kind != reply.RolePrimary || m.Address != addr("127.0.0.1:27111") || m.RunID != im.RunID || m.Flags != 0 {
+		t.Errorf("masters%s: %+v", form, masters)
+	}
+	reps := must[reply.Instances](t)(reply.ParseInstances(one("sentinel-replicas"))).Instances
+	if len(reps) != 1 || reps[0].Kind != reply.RoleReplica || reps[0].RunID != is.RunID || !reps[0].LinkUp || reps[0].Primary != addr("127.0.0.1:27111") {
+		t.Errorf("replicas%s: %+v", form, reps)
+	}
+	sentinels := must[reply.Instances](t)(reply.ParseInstances(one("sentinel-sentinels"))).Instances
+	if len(sentinels) != 1 || sentinels[0].Kind != reply.RoleSentinel || sentinels[0].Address != addr("127.0.0.1:27122") {
+		t.Errorf("sentinels%s: %+v", form, sentinels)
+	}
+	if got, known, err := reply.ParsePrimaryAddress(one("sentinel-addr")); err != nil || !known || got != addr("127.0.0.1:27111") {
+		t.Errorf("address of the primary%s: %v %v %v", form, got, known, err)
+	}
+	if _, known, err := reply.ParsePrimaryAddress(one("sentinel-addr-none")); err != nil || known {
+		t.Errorf("address of no primary%s: %v %v", form, known, err)
 	}
 
 	hellos := 0
-	for _, v := range recorded(t, "hello-channel") {
+	for _, v := range recorded(t, server, "hello-channel") {
 		channel, payload, ok := reply.ParseMessage(v)
 		if !ok {
 			continue // the confirmation
@@ -155,6 +180,30 @@ func TestRecorded(t *testing.T) {
 	}
 	if hellos != 2 {
 		t.Errorf("%d hellos, want 2", hellos)
+	}
+}
+
+// TestRecordedMigrations reads what Valkey lists while slots are on their way.
+func TestRecordedMigrations(t *testing.T) {
+	const server = "valkey-9.1.2"
+	for _, form := range []string{"", "3"} {
+		at := map[uint16]string{}
+		for _, n := range must[reply.Nodes](t)(reply.ParseNodes(recorded(t, server, "cluster-nodes")[0])).Nodes {
+			at[n.Address.Port] = n.ID
+		}
+		// To the second a job of two ranges, and to the third one that waits; another one is done.
+		source := []reply.Migration{
+			{Slots: []reply.SlotRange{{First: 100, Last: 3000}, {First: 4000, Last: 4000}}, Source: at[27101], Target: at[27102]},
+			{Slots: []reply.SlotRange{{First: 5000, Last: 5000}}, Source: at[27101], Target: at[27103]},
+		}
+		target := slices.Clone(source[:1])
+		target[0].Importing = true
+		for file, want := range map[string][]reply.Migration{"source": source, "target": target, "cancelled": nil} {
+			got := must[[]reply.Migration](t)(reply.ParseMigrations(recorded(t, server, "cluster-migrations-"+file+form)[0]))
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("%s%s: %+v, want %+v", file, form, got, want)
+			}
+		}
 	}
 }
 

@@ -85,7 +85,7 @@ func startRedis(t *testing.T, args ...string) *redis {
 			args[i] = port
 		}
 	}
-	cmd := exec.Command("redis-server", args...)
+	cmd := exec.Command(labtest.RedisServer(), args...)
 	var log bytes.Buffer
 	cmd.Dir, cmd.Stdout, cmd.Stderr = t.TempDir(), &log, &log
 	labtest.Must(t, cmd.Start())

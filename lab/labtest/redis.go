@@ -2,14 +2,22 @@ package labtest
 
 import (
 	"bytes"
+	"cmp"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"strconv"
 	"syscall"
 	"testing"
 	"time"
 )
+
+// RedisServer is the program of Redis or Valkey that tests start: the one that is installed, or
+// what REDISGUARD_E2E_SERVER names, with which make matrix runs some tests.
+func RedisServer() string {
+	return cmp.Or(os.Getenv("REDISGUARD_E2E_SERVER"), "redis-server")
+}
 
 // LoopbackRedis starts a real redis-server at 127.0.0.1, on a port that is free, for tests of
 // what speaks with Redis and needs no network. It ends with the test.
@@ -18,7 +26,7 @@ func LoopbackRedis(t *testing.T, args ...string) netip.AddrPort {
 	ln := Must2(net.Listen("tcp4", "127.0.0.1:0"))(t)
 	at := ln.Addr().(*net.TCPAddr).AddrPort()
 	ln.Close()
-	cmd := exec.Command("redis-server", append([]string{"--port", strconv.Itoa(int(at.Port())), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir()}, args...)...)
+	cmd := exec.Command(RedisServer(), append([]string{"--port", strconv.Itoa(int(at.Port())), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir()}, args...)...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.SysProcAttr = &out, &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	Must(t, cmd.Start())
