@@ -142,6 +142,8 @@ func decideOwn(now time.Duration, prev, next *Topology, primary string, m nodeMe
 			}
 			continue
 		}
+		// Its role may have been heard while it was not clear yet who took over.
+		was := before != nil && (before.Role == reply.RolePrimary || n.ID == idOf(prev.Primary()))
 		switch own := m.role(n.first()); {
 		case n.ID == primary:
 			if n.Role = reply.RolePrimary; n.State == StateDemoted {
@@ -151,13 +153,13 @@ func decideOwn(now time.Duration, prev, next *Topology, primary string, m nodeMe
 				n.Detail = ""
 			}
 		case own == reply.RoleReplica:
-			if before != nil && before.Role == reply.RolePrimary {
+			if was {
 				n.demote(now, fmt.Sprintf("it says that it is a replica, and %s that it is the primary", primary))
 			}
 			if n.Role = reply.RoleReplica; n.State == StateDemoted {
 				n.Successor = primary
 			}
-		case before != nil && before.Role == reply.RolePrimary:
+		case was:
 			n.Successor = primary
 		}
 	}

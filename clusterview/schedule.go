@@ -243,8 +243,9 @@ func (s *schedule) hint(now time.Duration, about netip.AddrPort, why string) {
 
 // hasten makes one server due.
 func (s *schedule) hasten(now time.Duration, t *turn, why string) {
+	// All daemons have the hint at once: they part as far as the rate needs it.
 	d := s.hurry(t)
-	due := now + s.part(d)
+	due := now + s.part(s.period(s.share(), hastyRate))
 	if t.asked > 0 {
 		due = max(due, t.asked+d)
 	}
@@ -300,10 +301,11 @@ func (s *schedule) ready(now time.Duration) (out []*turn) {
 	if !s.wanted(now) {
 		return nil
 	}
+	waiting := s.waitsForSilent()
 	for s.inFlight < maxInFlight {
 		var best *turn
 		for _, t := range s.turns {
-			if !t.pending && t.due <= now && (best == nil || t.due < best.due) {
+			if !t.pending && t.due <= now && (best == nil || t.due < best.due) && !(waiting && t.failed > 0) {
 				best = t
 			}
 		}
@@ -311,18 +313,28 @@ func (s *schedule) ready(now time.Duration) (out []*turn) {
 			break
 		}
 		best.pending, best.asked = true, max(now, 1)
+		waiting = waiting || best.failed > 0
 		s.inFlight++
 		out = append(out, best)
 	}
 	return out
 }
 
+// waitsForSilent says that a connection is held by a server that has not answered before. It is
+// waited for to the end of its time: never by all connections, or those that answer would wait for
+// it, too.
+func (s *schedule) waitsForSilent() bool {
+	return slices.ContainsFunc(s.turns, func(t *turn) bool { return t.pending && t.failed > 0 })
+}
+
 // next is when ready has something again by itself; false if never.
 func (s *schedule) next(now time.Duration) (at time.Duration, ok bool) {
+	waiting := s.waitsForSilent()
 	for _, t := range s.turns {
 		switch {
 		case t.pending:
 			at, ok = earlier(at, t.asked+lostAfter+1, ok)
+		case waiting && t.failed > 0:
 		case s.wanted(now) && s.inFlight < maxInFlight:
 			at, ok = earlier(at, t.due, ok)
 		}

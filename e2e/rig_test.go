@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -21,6 +22,7 @@ import (
 	v1 "github.com/redisguard/redisguard/api/v1"
 	"github.com/redisguard/redisguard/lab"
 	"github.com/redisguard/redisguard/lab/labtest"
+	"github.com/redisguard/redisguard/resp"
 )
 
 // Labs beside each other have the same addresses, and each daemon guards the whole node: so each
@@ -69,10 +71,9 @@ var daemonProgram = sync.OnceValues(func() ([]byte, error) {
 	return os.ReadFile(program)
 })
 
-// askedWithin is how long what follows from the next question to a server may take. A server is asked the
-// more rarely, the fewer connections lead to it and the longer its answer took, so on a busy machine
-// that is much longer than an interval.
-const askedWithin = time.Minute
+// askedWithin is how long what follows from the next question to a server may take. A server is asked
+// the more rarely, the fewer connections lead to it and the longer its answer took.
+const askedWithin = 30 * time.Second
 
 // rig is a lab with a daemon in it.
 type rig struct {
@@ -346,6 +347,35 @@ func (r *rig) promotion(replicas ...*lab.Redis) <-chan time.Time {
 		cancel()
 		wg.Wait()
 	})
+	return at
+}
+
+// announcement tells when the first Sentinel says that a replica was promoted.
+func (r *rig) announcement(sentinels []*lab.Redis) <-chan time.Time {
+	at := make(chan time.Time, len(sentinels))
+	for _, s := range sentinels {
+		c := labtest.Must2(s.Host().Dial(r.ctx, "tcp", s.Addr().String()))(r.t)
+		labtest.Must2(c.Write([]byte("SUBSCRIBE +promoted-slave +config-update-from +switch-master\r\n")))(r.t)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			in := resp.NewReader(bufio.NewReader(c), resp.Limits{})
+			for {
+				v, err := in.Read()
+				if err != nil {
+					return
+				}
+				if len(v.Elems) == 3 && v.Elems[0].Str == "message" {
+					at <- time.Now()
+					return
+				}
+			}
+		}()
+		r.t.Cleanup(func() {
+			c.Close()
+			<-done
+		})
+	}
 	return at
 }
 

@@ -62,13 +62,13 @@ func TestSentinelDeployment(t *testing.T) {
 	r.asked(old, 2)
 
 	begin, n := time.Now(), len(r.told())
-	promoted := r.promotion(redis[1:]...)
+	promoted, announced := r.promotion(redis[1:]...), r.announcement(sentinels)
 	r.do(sentinels[0], "SENTINEL", "FAILOVER", "main")
 	e, _ := r.next(n, 20*time.Second, v1.EventPrimaryChanged, nil)
 	if e.Change == nil || e.Change.From != old.Addr().String() || e.Target != "orders" {
 		t.Errorf("the event is %+v", e)
 	}
-	t.Logf("planned: changed after %v, %v after the promotion", e.Time.Sub(begin), e.Time.Sub(<-promoted))
+	t.Logf("planned: changed after %v, %v after the promotion, %v after a Sentinel said so", e.Time.Sub(begin), e.Time.Sub(<-promoted), e.Time.Sub(<-announced))
 	// The Sentinels make it a replica 10 s later, and have it end its clients then. Operators do
 	// so at once, and do not.
 	begin = time.Now()
@@ -101,15 +101,19 @@ func TestSentinelDeployment(t *testing.T) {
 			left = append(left, s)
 		}
 	}
-	promoted = r.promotion(left...)
+	promoted, announced = r.promotion(left...), r.announcement(sentinels)
 	labtest.Must(t, now.Host().Vanish())
 	labtest.Within(t, 15*time.Second, "its clients are freed", func() bool { return len(r.reaped(n)) >= len(freed) })
 	t.Logf("power-cut: freed after %v", time.Since(begin))
-	e, m := r.next(n, 20*time.Second, v1.EventPrimaryChanged, nil)
+	e, _ = r.next(n, 20*time.Second, v1.EventPrimaryChanged, nil)
 	if e.Change == nil || e.Change.From != now.Addr().String() || !slices.ContainsFunc(redis, func(s *lab.Redis) bool { return s != now && s.Addr().String() == e.Change.To }) {
 		t.Errorf("the event is %+v", e)
 	}
-	r.next(m, 5*time.Second, v1.EventClusterUp, nil)
+	for i, x := range r.told() {
+		if i >= n && x.Type == v1.EventPrimaryUp {
+			t.Errorf("it is gone, and %s", x.Text)
+		}
+	}
 	r.only(n, []string{"down", "failed", "demoted", "flow", "connecting", "connecting-to-down"}, freed...)
-	t.Logf("power-cut: changed after %v, %v after the promotion", e.Time.Sub(begin), e.Time.Sub(<-promoted))
+	t.Logf("power-cut: changed after %v, %v after the promotion, %v after a Sentinel said so", e.Time.Sub(begin), e.Time.Sub(<-promoted), e.Time.Sub(<-announced))
 }
