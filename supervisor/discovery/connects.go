@@ -101,7 +101,7 @@ func (d *Loop) openConnects(c *config.Config, ports []uint16) {
 	*e = connects{from: from, slow: slow, ports: ports, tracker: newTracker(slow != nil), look: map[netns.ID]*sought{}}
 	// What was connected before is found by a dump of everything.
 	for _, v := range d.spaces {
-		v.dirty = now
+		v.dirty, v.full = now, false
 	}
 }
 
