@@ -15,6 +15,36 @@ import (
 	"github.com/redisguard/redisguard/lab/labtest"
 )
 
+// form makes a cluster of six, three primaries and then a replica of each, and returns their ids.
+func (r *rig) form(redis []*lab.Redis) map[*lab.Redis]string {
+	r.t.Helper()
+	ids := map[*lab.Redis]string{}
+	for i, s := range redis {
+		ids[s] = fmt.Sprint(r.do(s, "CLUSTER", "MYID"))
+		if i < 3 {
+			first, last := []string{"0", "5461", "10923"}[i], []string{"5460", "10922", "16383"}[i]
+			r.do(s, "CLUSTER", "ADDSLOTSRANGE", first, last)
+			r.do(s, "CLUSTER", "SET-CONFIG-EPOCH", fmt.Sprint(i+1))
+		}
+	}
+	for _, s := range redis[1:] {
+		r.do(s, "CLUSTER", "MEET", redis[0].Addr().Addr().String(), fmt.Sprint(redis[0].Addr().Port()))
+	}
+	for i, s := range redis[3:] {
+		labtest.Eventually(r.t, "it has met its primary, and replicates it", func() bool {
+			_, err := s.Do(r.ctx, "CLUSTER", "REPLICATE", ids[redis[i]])
+			return err == nil
+		})
+	}
+	labtest.Within(r.t, 20*time.Second, "the cluster is up", func() bool {
+		return !slices.ContainsFunc(redis, func(s *lab.Redis) bool {
+			return !strings.Contains(fmt.Sprint(r.do(s, "CLUSTER", "INFO")), "cluster_state:ok") ||
+				strings.Count(fmt.Sprint(r.do(s, "CLUSTER", "NODES")), "slave") != 3
+		}) && strings.Contains(fmt.Sprint(r.do(redis[3], "INFO", "replication")), "master_link_status:up")
+	})
+	return ids
+}
+
 // Redis Cluster: a planned failover and the migration of slots end no connection; a power-cut
 // those to the node that is gone.
 func TestClusterDeployment(t *testing.T) {
@@ -22,32 +52,12 @@ func TestClusterDeployment(t *testing.T) {
 	port := portsFrom + 21
 	r := newRig(t, "c")
 	redis := r.servers(6, lab.RedisConfig{Port: port, Args: []string{"--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"}})
-	ids := map[*lab.Redis]string{}
+	ids := r.form(redis)
 	var seeds []netip.AddrPort
-	for i, s := range redis {
-		ids[s] = fmt.Sprint(r.do(s, "CLUSTER", "MYID"))
-		if seeds = append(seeds, s.Addr()); i < 3 {
-			first, last := []string{"0", "5461", "10923"}[i], []string{"5460", "10922", "16383"}[i]
-			r.do(s, "CLUSTER", "ADDSLOTSRANGE", first, last)
-			r.do(s, "CLUSTER", "SET-CONFIG-EPOCH", fmt.Sprint(i+1))
-		}
+	for _, s := range redis[:3] {
+		seeds = append(seeds, s.Addr())
 	}
-	for _, s := range redis[1:] {
-		r.do(s, "CLUSTER", "MEET", redis[0].Addr().Addr().String(), fmt.Sprint(port))
-	}
-	for i, s := range redis[3:] {
-		labtest.Eventually(t, "it has met its primary, and replicates it", func() bool {
-			_, err := s.Do(r.ctx, "CLUSTER", "REPLICATE", ids[redis[i]])
-			return err == nil
-		})
-	}
-	labtest.Within(t, 20*time.Second, "the cluster is up", func() bool {
-		return !slices.ContainsFunc(redis, func(s *lab.Redis) bool {
-			return !strings.Contains(fmt.Sprint(r.do(s, "CLUSTER", "INFO")), "cluster_state:ok") ||
-				strings.Count(fmt.Sprint(r.do(s, "CLUSTER", "NODES")), "slave") != 3
-		}) && strings.Contains(fmt.Sprint(r.do(redis[3], "INFO", "replication")), "master_link_status:up")
-	})
-	r.guard(targetText("carts", seeds[:3], fmt.Sprintf("allow_ports = [\"%d\"]\n", port)))
+	r.guard(targetText("carts", seeds, fmt.Sprintf("allow_ports = [\"%d\"]\n", port)))
 	r.up("carts", func(x *v1.Target) bool { return len(x.Nodes) == 6 && x.Covered == 16384 && len(x.Problems) == 0 })
 	r.settled()
 	clients := map[*lab.Redis][]string{}
