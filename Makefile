@@ -1,6 +1,6 @@
 # make test    everything, on a fresh Debian with Go (as root: installs what it needs)
 # make demo    shows the main job in under a minute (as root)
-# make e2e     targets end to end: the daemon beside real deployments that fail (as root, a minute)
+# make e2e     targets and examples/ end to end: the daemon beside real deployments that fail (as root, some minutes)
 # make bench   measures what docs/benchmarks.md shows (as root, some 20 minutes)
 # make lint    gofmt, go vet, staticcheck
 # make fuzz    each fuzz test for FUZZTIME
@@ -28,7 +28,7 @@ test:
 
 # Apart from make test: each test runs a daemon that sees the whole node.
 e2e:
-	./lab/setup.sh test
+	./lab/setup.sh e2e
 	$(GO) test -tags e2e -count=1 -timeout 10m ./e2e
 
 demo: build
