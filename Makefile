@@ -2,6 +2,7 @@
 # make demo    shows the main job in under a minute (as root)
 # make e2e     targets and examples/ end to end: the daemon beside real deployments that fail (as root, some minutes)
 # make bench   measures what docs/benchmarks.md shows (as root, some 20 minutes)
+# make bench-lettuce  measures what Lettuce does when a pod is replaced (as root, three minutes)
 # make lint    gofmt, go vet, staticcheck
 # make fuzz    each fuzz test for FUZZTIME
 # make build   bin/redisguard
@@ -12,7 +13,7 @@ FUZZTIME ?= 20s
 
 export CGO_ENABLED = 0
 
-.PHONY: build man test e2e demo bench lint fuzz clean
+.PHONY: build man test e2e demo bench bench-lettuce lint fuzz clean
 
 build:
 	$(GO) build -trimpath -o bin/redisguard ./cmd/redisguard
@@ -40,6 +41,10 @@ bench: build
 	./lab/setup.sh bench
 	$(GO) build -trimpath -o bin/redisguard-bench ./lab/bench
 	./bin/redisguard-bench --redisguard ./bin/redisguard $(BENCHFLAGS)
+
+bench-lettuce:
+	./lab/setup.sh e2e
+	$(GO) test -tags e2e -count=1 -timeout 10m -run '^$$' -bench LettuceReplacedPods -benchtime 1x ./e2e
 
 lint:
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$bad" ]; then echo "gofmt wants:"; echo "$$bad"; exit 1; fi

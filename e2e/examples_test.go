@@ -64,8 +64,8 @@ var examples = map[string]example{
 	},
 }
 
-// built makes a copy of a folder's files, in which the example is ready to run.
-func (x example) built(t *testing.T, folder string) string {
+// built makes a copy of the files of folders, in which the example is ready to run.
+func (x example) built(t testing.TB, folders ...string) string {
 	t.Helper()
 	for _, tool := range x.tools {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -73,10 +73,12 @@ func (x example) built(t *testing.T, folder string) string {
 		}
 	}
 	dir := t.TempDir()
-	for _, e := range labtest.Must2(os.ReadDir(folder))(t) {
-		if e.Type().IsRegular() { // not what was built there by hand
-			b := labtest.Must2(os.ReadFile(filepath.Join(folder, e.Name())))(t)
-			labtest.Must(t, os.WriteFile(filepath.Join(dir, e.Name()), b, 0o600))
+	for _, folder := range folders {
+		for _, e := range labtest.Must2(os.ReadDir(folder))(t) {
+			if e.Type().IsRegular() { // not what was built there by hand
+				b := labtest.Must2(os.ReadFile(filepath.Join(folder, e.Name())))(t)
+				labtest.Must(t, os.WriteFile(filepath.Join(dir, e.Name()), b, 0o600))
+			}
 		}
 	}
 	for _, words := range x.build {

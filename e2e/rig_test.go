@@ -79,7 +79,7 @@ var daemonProgram = sync.OnceValues(func() ([]byte, error) {
 // rig is a lab with a daemon in it.
 type rig struct {
 	*lab.Lab
-	t      *testing.T
+	t      testing.TB
 	ctx    context.Context
 	apps   *lab.Host // where clients are
 	home   *lab.Host // where the daemon is, and those who ask it
@@ -93,7 +93,7 @@ type rig struct {
 	log    bytes.Buffer
 }
 
-func newRig(t *testing.T, name string) *rig {
+func newRig(t testing.TB, name string) *rig {
 	t.Helper()
 	r := &rig{t: t, Lab: labtest.Must2(lab.New(lab.Config{Prefix: fmt.Sprintf("rge%d%s", portsFrom/1000, name)}))(t)}
 	t.Cleanup(func() {
@@ -101,7 +101,7 @@ func newRig(t *testing.T, name string) *rig {
 			t.Error(err)
 		}
 	})
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	t.Cleanup(cancel)
 	r.ctx = ctx
 	r.apps = labtest.Must2(r.Lab.Client("apps"))(t)
