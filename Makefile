@@ -1,8 +1,9 @@
 # make test    everything, on a fresh Debian with Go (as root: installs what it needs)
 # make demo    shows the main job in under a minute (as root)
-# make e2e     targets end to end: the daemon beside real deployments that fail (as root, a minute)
-# make matrix  the same with servers of other versions, and writes docs/versions.md (as root, some 8 minutes)
+# make e2e     targets and examples/ end to end: the daemon beside real deployments that fail (as root, ten minutes)
+# make matrix  some of the same with servers of other versions, and writes docs/versions.md (as root, some 8 minutes)
 # make bench   measures what docs/benchmarks.md shows (as root, some 20 minutes)
+# make bench-lettuce  measures what Lettuce does when a pod is replaced (as root, three minutes)
 # make lint    gofmt, go vet, staticcheck
 # make fuzz    each fuzz test for FUZZTIME
 # make build   bin/redisguard
@@ -13,7 +14,7 @@ FUZZTIME ?= 20s
 
 export CGO_ENABLED = 0
 
-.PHONY: build man test e2e matrix demo bench lint fuzz clean
+.PHONY: build man test e2e matrix demo bench bench-lettuce lint fuzz clean
 
 build:
 	$(GO) build -trimpath -o bin/redisguard ./cmd/redisguard
@@ -29,8 +30,8 @@ test:
 
 # Apart from make test: each test runs a daemon that sees the whole node.
 e2e:
-	./lab/setup.sh test
-	$(GO) test -tags e2e -count=1 -timeout 10m ./e2e
+	./lab/setup.sh e2e
+	$(GO) test -tags e2e -count=1 -timeout 25m ./e2e
 
 # REDISGUARD_E2E_PORTS holds here, too: ports of its own for a run beside others.
 matrix:
@@ -46,6 +47,10 @@ bench: build
 	./lab/setup.sh bench
 	$(GO) build -trimpath -o bin/redisguard-bench ./lab/bench
 	./bin/redisguard-bench --redisguard ./bin/redisguard $(BENCHFLAGS)
+
+bench-lettuce:
+	./lab/setup.sh e2e
+	$(GO) test -tags e2e -count=1 -timeout 10m -run '^$$' -bench LettuceReplacedPods -benchtime 1x ./e2e
 
 lint:
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$bad" ]; then echo "gofmt wants:"; echo "$$bad"; exit 1; fi

@@ -57,6 +57,21 @@ func (w writer) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// lines hands on what is written line by line.
+func lines(take func(line []byte)) writer {
+	var rest []byte
+	return func(b []byte) {
+		for rest = append(rest, b...); ; {
+			line, after, whole := bytes.Cut(rest, []byte("\n"))
+			if !whole {
+				return
+			}
+			take(line)
+			rest = after
+		}
+	}
+}
+
 // daemonProgram builds it, once.
 var daemonProgram = sync.OnceValues(func() ([]byte, error) {
 	dir, err := os.MkdirTemp("", "rgt")
@@ -78,22 +93,24 @@ const askedWithin = 30 * time.Second
 // rig is a lab with a daemon in it.
 type rig struct {
 	*lab.Lab
-	t      *testing.T
+	t      testing.TB
 	ctx    context.Context
 	apps   *lab.Host // where clients are
 	home   *lab.Host // where the daemon is, and those who ask it
 	daemon *lab.Process
+	reader *lab.Process // reads the events for told
 
-	program, socket string
+	program, socket, conf string // of the daemon
 
 	hosts   int // servers so far
 	configs map[*lab.Redis]lab.RedisConfig
 
 	mu     sync.Mutex
 	events []v1.Event
+	log    bytes.Buffer
 }
 
-func newRig(t *testing.T, name string) *rig {
+func newRig(t testing.TB, name string) *rig {
 	t.Helper()
 	r := &rig{t: t, configs: map[*lab.Redis]lab.RedisConfig{}, Lab: labtest.Must2(lab.New(lab.Config{Prefix: fmt.Sprintf("rge%d%s", portsFrom/1000, name)}))(t)}
 	t.Cleanup(func() {
@@ -105,6 +122,8 @@ func newRig(t *testing.T, name string) *rig {
 	t.Cleanup(cancel)
 	r.ctx = ctx
 	r.apps = labtest.Must2(r.Lab.Client("apps"))(t)
+	dir := t.TempDir()
+	r.program, r.socket, r.conf = filepath.Join(dir, "redisguard"), filepath.Join(dir, "s", "sock"), filepath.Join(dir, "redisguard.toml")
 	return r
 }
 
@@ -165,27 +184,11 @@ func (r *rig) do(s *lab.Redis, words ...string) any {
 func (r *rig) guard(targets string) {
 	t := r.t
 	t.Helper()
-	dir := t.TempDir()
-	program, socket, conf := filepath.Join(dir, "redisguard"), filepath.Join(dir, "s", "sock"), filepath.Join(dir, "redisguard.toml")
-	labtest.Must(t, os.WriteFile(program, labtest.Must2(daemonProgram())(t), 0o755))
+	labtest.Must(t, os.WriteFile(r.program, labtest.Must2(daemonProgram())(t), 0o755))
 	level := cmp.Or(os.Getenv("REDISGUARD_E2E_LOG"), "info")
-	text := fmt.Sprintf("profile = \"fast\"\n[log]\nlevel = %q\n[watch]\nports = []\n[tune]\nmode = \"off\"\n[api]\nsocket = %q\nadmin_socket = \"\"\n%s", level, socket, targets)
-	labtest.Must(t, os.WriteFile(conf, []byte(text), 0o600))
-	script := `set -e
-for d in redisguard redisguard-admin redisguard-state; do mkdir -p /run/$d; mount -t tmpfs tmpfs /run/$d; done
-exec "$0" run --config "$1"`
-	cmd := exec.Command("unshare", "--mount", "--propagation", "slave", "sh", "-c", script, program, conf)
-	var log bytes.Buffer
-	var mu sync.Mutex
-	take := writer(func(b []byte) {
-		mu.Lock()
-		defer mu.Unlock()
-		log.Write(b)
-	})
-	cmd.Stdout, cmd.Stderr = take, take
+	text := fmt.Sprintf("profile = \"fast\"\n[log]\nlevel = %q\n[watch]\nports = []\n[tune]\nmode = \"off\"\n[api]\nsocket = %q\nadmin_socket = \"\"\n%s", level, r.socket, targets)
+	labtest.Must(t, os.WriteFile(r.conf, []byte(text), 0o600))
 	r.home = labtest.Must2(r.Lab.Client("guard"))(t)
-	r.daemon = labtest.Must2(r.home.Start(r.ctx, cmd))(t)
-	r.program, r.socket = program, socket
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, c := range r.connections() {
@@ -193,32 +196,41 @@ exec "$0" run --config "$1"`
 				_ = r.ask(&x, "explain", c.ID)
 				t.Logf("%s %s to %s, %v, reapable %v %s: %s %+v", c.Namespace, c.Local, c.Endpoint, c.Process, c.Reapable, c.WhyNot, x.Summary, x.Story)
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			t.Logf("the daemon:\n%s", log.String())
-		}
-	})
-	labtest.Within(t, 20*time.Second, "the daemon answers", func() bool { return r.ask(nil, "status") == nil })
-	var line []byte
-	events := exec.Command(program, "events", "--json", "--socket", socket)
-	events.Stdout = writer(func(b []byte) {
-		for line = append(line, b...); ; {
-			one, rest, whole := bytes.Cut(line, []byte("\n"))
-			if !whole {
-				return
-			}
-			var e v1.Event
-			if err := json.Unmarshal(one, &e); err != nil {
-				t.Errorf("%q: %v", one, err)
-			}
 			r.mu.Lock()
-			r.events = append(r.events, e)
-			r.mu.Unlock()
-			line = rest
+			defer r.mu.Unlock()
+			t.Logf("the daemon:\n%s", r.log.String())
 		}
 	})
-	labtest.Must2(r.home.Start(r.ctx, events))(t)
+	r.begin()
+	events := exec.Command(r.program, "events", "--json", "--socket", r.socket)
+	events.Stdout = lines(func(line []byte) {
+		var e v1.Event
+		if err := json.Unmarshal(line, &e); err != nil {
+			t.Errorf("%q: %v", line, err)
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.events = append(r.events, e)
+	})
+	r.reader = labtest.Must2(r.home.Start(r.ctx, events))(t)
 	labtest.Within(t, 20*time.Second, "the events are followed", func() bool { return len(r.told()) > 0 })
+}
+
+// begin starts the daemon, for the first time or anew.
+func (r *rig) begin() {
+	r.t.Helper()
+	script := `set -e
+for d in redisguard redisguard-admin redisguard-state; do mkdir -p /run/$d; mount -t tmpfs tmpfs /run/$d; done
+exec "$0" run --config "$1"`
+	cmd := exec.Command("unshare", "--mount", "--propagation", "slave", "sh", "-c", script, r.program, r.conf)
+	take := writer(func(b []byte) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.log.Write(b)
+	})
+	cmd.Stdout, cmd.Stderr = take, take
+	r.daemon = labtest.Must2(r.home.Start(r.ctx, cmd))(r.t)
+	labtest.Within(r.t, 20*time.Second, "the daemon answers", func() bool { return r.ask(nil, "status") == nil })
 }
 
 // ask runs the command line beside the daemon, and reads what it writes. Who asks from another

@@ -7,9 +7,12 @@ need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 case "${1:-test}" in
   demo) ;; # the demo brings what it needs, as Go modules
   test) need redis-server redis-server ;;
+  e2e) # beside the servers, what builds and runs examples/
+    need redis-server redis-server; need javac default-jdk-headless; need mvn maven; need node nodejs; need npm npm
+    python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv" ;;
   matrix) need python3 "python3 python3-pip" ;; # lab/servers.sh fetches the servers
   bench) need redis-server redis-server; need ss iproute2 ;;
-  *) echo "usage: $0 test|demo|matrix|bench" >&2; exit 2 ;;
+  *) echo "usage: $0 test|demo|e2e|matrix|bench" >&2; exit 2 ;;
 esac
 if [ -n "$missing" ]; then
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then

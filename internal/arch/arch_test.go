@@ -529,9 +529,9 @@ func TestNothingIsPutOff(t *testing.T) {
 			return err
 		}
 		if d.IsDir() {
-			// What fuzzers and property tests keep is random; out and bin are
-			// scratch, which git ignores.
-			if n := d.Name(); slices.Contains([]string{".git", "fuzz", "rapid", "out", "bin"}, n) {
+			// What fuzzers and property tests keep is random; git ignores the rest, which
+			// is scratch, or what an example has fetched.
+			if n := d.Name(); slices.Contains([]string{".git", "fuzz", "rapid", "out", "bin", "target", "node_modules", "venv"}, n) {
 				return filepath.SkipDir
 			}
 			return nil
@@ -625,5 +625,32 @@ func TestNoRoomIsTooLarge(t *testing.T) {
 	}
 	if supervisor == 0 || supervisor > maxSupervisor {
 		t.Errorf("supervisor/*.go have %d lines, more than %d: what has a loop of its own belongs into a package of its own below", supervisor, maxSupervisor)
+	}
+}
+
+// maxExample is how long a program of examples/ may be: it is to be read, and copied.
+const maxExample = 60
+
+func TestExamplesAreShort(t *testing.T) {
+	programs := 0
+	files, err := filepath.Glob(filepath.Join(root, "examples", "*", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range files {
+		if !slices.Contains([]string{".go", ".java", ".js", ".py"}, filepath.Ext(path)) {
+			continue
+		}
+		programs++
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := bytes.Count(b, []byte("\n")); n > maxExample {
+			t.Errorf("%s has %d lines, more than %d", path, n, maxExample)
+		}
+	}
+	if programs != 5 {
+		t.Errorf("there are %d programs in examples/, not 5", programs)
 	}
 }

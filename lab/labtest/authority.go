@@ -26,7 +26,7 @@ type Authority struct {
 }
 
 // NewAuthority makes one, which holds for an hour.
-func NewAuthority(t *testing.T) *Authority {
+func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
 	a := &Authority{dir: t.TempDir(), key: Must2(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)}
 	a.cert = &x509.Certificate{
@@ -38,7 +38,7 @@ func NewAuthority(t *testing.T) *Authority {
 }
 
 // Issue makes a certificate for a server, and returns its file and its key's.
-func (a *Authority) Issue(t *testing.T, names ...string) (cert, key string) {
+func (a *Authority) Issue(t testing.TB, names ...string) (cert, key string) {
 	t.Helper()
 	c := &x509.Certificate{
 		SerialNumber: big.NewInt(mathrand.Int64()), Subject: pkix.Name{CommonName: "server"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
@@ -54,7 +54,7 @@ func (a *Authority) Issue(t *testing.T, names ...string) (cert, key string) {
 	return a.write(t, fmt.Sprint("server", c.SerialNumber), c, Must2(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t))
 }
 
-func (a *Authority) write(t *testing.T, name string, c *x509.Certificate, k *ecdsa.PrivateKey) (cert, key string) {
+func (a *Authority) write(t testing.TB, name string, c *x509.Certificate, k *ecdsa.PrivateKey) (cert, key string) {
 	t.Helper()
 	der := Must2(x509.CreateCertificate(rand.Reader, c, a.cert, k.Public(), a.key))(t)
 	priv := Must2(x509.MarshalPKCS8PrivateKey(k))(t)
