@@ -114,11 +114,7 @@ func (c *Core) watchedSpace(ns NS) *space {
 
 // doubtful says whether reaping in s is held back now.
 func (c *Core) doubtful(s *space) bool {
-	if len(s.doubts) > 0 {
-		return true
-	}
-	host := c.spaces[c.set.HostNS]
-	return host != nil && host != s && len(host.doubts) > 0
+	return len(s.doubts) > 0 || c.unsure(s)
 }
 
 // clearSince is when the last doubt about s ended: what was silent before that

@@ -30,8 +30,8 @@ const (
 )
 
 // together says whether the servers of the deployment that p leads to are all silent in p's
-// namespace, none of them having been heard since the silence of p began. It then sets
-// a doubt, which ends as soon as anything is heard there.
+// namespace, nothing at all having been heard there since the silence of p began. It then sets
+// a doubt, which ends as soon as anything is.
 func (c *Core) together(p *path, start time.Duration) bool {
 	s := p.space
 	n := c.nodes[p.endpoint.key.addr]
@@ -47,11 +47,12 @@ func (c *Core) together(p *path, start time.Duration) bool {
 		if q == nil || q == p || e.key.via.iface != 0 {
 			continue
 		}
+		if q.heard > start+togetherSlack {
+			return false // of another deployment, perhaps: our network works
+		}
 		o := c.nodes[e.key.addr]
 		switch {
 		case o == nil || !o.told || o.fact.Target != n.fact.Target:
-		case q.heard > start+togetherSlack:
-			return false
 		case q.silentNow(c.now):
 			hosts[e.key.addr.Addr()] = true
 		case q.mayAsk > 0 && q.heard > start-2*idleGap:
@@ -89,12 +90,14 @@ func (s *space) notTogether() {
 	}
 }
 
-// unsure is doubtful, but for the doubt that ends when somebody who is asked answers.
+// unsure says whether there is a doubt about s or the host but this one, which says nothing of
+// other namespaces, and ends when somebody who is asked answers.
 func (c *Core) unsure(s *space) bool {
-	of := func(s *space) bool {
-		_, together := s.doubts[doubtTogether]
-		return len(s.doubts) > 1 || len(s.doubts) == 1 && !together
-	}
 	host := c.spaces[c.set.HostNS]
-	return of(s) || host != nil && host != s && of(host)
+	return s.otherDoubts() || host != nil && host != s && host.otherDoubts()
+}
+
+func (s *space) otherDoubts() bool {
+	_, together := s.doubts[doubtTogether]
+	return len(s.doubts) > 1 || len(s.doubts) == 1 && !together
 }
