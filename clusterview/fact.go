@@ -21,6 +21,7 @@ type Fact struct {
 	At    time.Duration
 	// Single says that one process at a time answers there: it is a node's own address.
 	Single    bool
+	Clients   int            // of the server, as it said last; 0 is unknown
 	Successor netip.AddrPort // zero if none is confirmed
 	Source    string
 	Detail    string
@@ -68,7 +69,7 @@ func (v *View) Facts() []Fact {
 func (v *View) identify(f *Fact, k *contact, n *Node) {
 	f.At = k.asked
 	if k.info != nil {
-		f.RunID = k.info.RunID
+		f.RunID, f.Clients = k.info.RunID, max(k.info.Clients, 0)
 		if k.info.Role != "" {
 			f.Role = k.info.Role
 		}

@@ -254,6 +254,7 @@ type ReapSection struct {
 	Rate       float64       // reaps per second
 	Burst      int           // reaps that may come at once
 	MaxShare   float64       // share of the tracked connections a minute, on evidence of one kind
+	AcceptRate float64       // connections a second that a successor can bear; 0: no spread by its clients
 	Spread     time.Duration // widest window over which one endpoint's reaps are spread
 	MinSilence time.Duration // no connection is reaped before it was silent for so long
 }
@@ -333,6 +334,7 @@ func Default() Config {
 			Rate:       1000,
 			Burst:      200,
 			MaxShare:   0.5,
+			AcceptRate: 5000,
 			Spread:     time.Second,
 			MinSilence: 500 * time.Millisecond,
 		},

@@ -201,6 +201,7 @@ down_after = "1.5s"
 rate = 100
 burst = 1
 max_share = 1
+accept_rate = 7
 spread = "0s"
 min_silence = "1s"
 [policy]
@@ -248,7 +249,7 @@ listen = "[::1]:9420"
 		},
 		Arm: ArmSection{Mode: Observe, KeepaliveIdle: 20 * time.Second, KeepaliveInterval: 4 * time.Second, KeepaliveCount: 6,
 			UserTimeout: time.Minute, RTOMax: 5 * time.Second},
-		Reap:   ReapSection{Mode: Off, DownAfter: 1500 * time.Millisecond, Rate: 100, Burst: 1, MaxShare: 1, MinSilence: time.Second},
+		Reap:   ReapSection{Mode: Off, DownAfter: 1500 * time.Millisecond, Rate: 100, Burst: 1, MaxShare: 1, AcceptRate: 7, MinSilence: time.Second},
 		Policy: PolicySection{OnDown: ReactIgnore, OnUnresponsive: ReactReap, OnDemoted: ReactIgnore, OnRemoved: ReactReap, OnReplaced: ReactSignal},
 		Audit:  AuditSection{File: "/var/log/a", MaxSize: 1 << 20},
 		Probe:  ProbeSection{Timeout: 700 * time.Millisecond, PerSecond: 0.5, Baseline: 24 * time.Hour},
@@ -271,10 +272,10 @@ listen = "[::1]:9420"
 
 func TestParseErrors(t *testing.T) {
 	for name, test := range map[string]struct{ text, want string }{
-		"misspelled":        {"[reap]\nrte = 5", `f:2: reap.rte: unknown key, did you mean reap.rate?; allowed: in [reap] mode, down_after, rate, burst, max_share, spread, min_silence`},
+		"misspelled":        {"[reap]\nrte = 5", `f:2: reap.rte: unknown key, did you mean reap.rate?; allowed: in [reap] mode, down_after, rate, burst, max_share, accept_rate, spread, min_silence`},
 		"swapped letters":   {"[log]\n\nlevle = 'info'", `f:3: log.levle: unknown key, did you mean log.level?; allowed: in [log] level, format`},
 		"wrong case":        {"Mode = 'off'", `f:1: Mode: unknown key, did you mean mode?`},
-		"wrong table":       {"[reap]\nports = [1]", `f:2: reap.ports: unknown key, did you mean watch.ports?; allowed: in [reap] mode, down_after, rate, burst, max_share, spread, min_silence`},
+		"wrong table":       {"[reap]\nports = [1]", `f:2: reap.ports: unknown key, did you mean watch.ports?; allowed: in [reap] mode, down_after, rate, burst, max_share, accept_rate, spread, min_silence`},
 		"without its table": {"on_down = 'reap'", `f:1: on_down: unknown key, did you mean policy.on_down?`},
 		"misspelled table":  {"[wach]\nmode = 'off'", `f:1: wach: unknown key, did you mean [watch]?`},
 		"like nothing":      {"[log]\nsquirrel_count = 1", `f:2: log.squirrel_count: unknown key; allowed: in [log] level, format`},

@@ -93,6 +93,7 @@ func (c *Config) keys() []key {
 		floatKey("reap.rate", &c.Reap.Rate, 0.01, 1e6),
 		intKey("reap.burst", &c.Reap.Burst, 1, 1_000_000),
 		floatKey("reap.max_share", &c.Reap.MaxShare, math.SmallestNonzeroFloat64, 1),
+		floatKey("reap.accept_rate", &c.Reap.AcceptRate, 0, 1e6),
 		durationKey("reap.spread", &c.Reap.Spread, 0, time.Minute),
 		durationKey("reap.min_silence", &c.Reap.MinSilence, 50*time.Millisecond, time.Minute),
 

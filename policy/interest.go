@@ -179,7 +179,7 @@ func (i *Interest) Loopback() bool { return i.loopback }
 func Settings(c *config.Config, host verdict.NS) verdict.Settings {
 	return verdict.Settings{
 		HostNS: host, DownAfter: c.EffectiveDownAfter(), MinSilence: c.Reap.MinSilence, Rate: c.Reap.Rate, Burst: c.Reap.Burst,
-		MaxShare: c.Reap.MaxShare, Spread: c.Reap.Spread, ProbesPerSecond: c.Probe.PerSecond, Baseline: c.Probe.Baseline,
+		MaxShare: c.Reap.MaxShare, Spread: c.Reap.Spread, AcceptRate: c.Reap.AcceptRate, ProbesPerSecond: c.Probe.PerSecond, Baseline: c.Probe.Baseline,
 		OnDown: verdict.Policy(c.Policy.OnDown.String()), OnUnresponsive: verdict.Policy(c.Policy.OnUnresponsive.String()),
 	}
 }

@@ -67,6 +67,9 @@ type EndpointFact struct {
 	Single bool `json:"single,omitempty"`
 	// Backend is where a virtual address led the view to, zero if the endpoint is none.
 	Backend netip.AddrPort `json:"backend,omitzero"`
+	// Clients is how many the server had when it was asked last, 0 if that is not known: on all
+	// nodes together.
+	Clients int `json:"clients,omitempty"`
 	// Successor takes over from the endpoint; zero as long as that is not confirmed.
 	Successor netip.AddrPort `json:"successor,omitzero"`
 	// Source names the origin of the fact, a Sentinel for instance, and Detail quotes
@@ -193,6 +196,7 @@ func (c *Core) observeFact(f *EndpointFact) {
 		to = from
 	}
 	c.identify(n.behind(), f.RunID, n.fact.Role, from, to, Topology)
+	had.Clients = n.fact.Clients // nothing follows from that alone
 	if had.At = n.fact.At; first || had != n.fact {
 		c.reviewNode(n)
 	}

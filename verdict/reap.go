@@ -47,7 +47,7 @@ func (c *Core) condemn(k *conn, ev Evidence, policy Policy, of int) {
 		c.spare(k, ev, why)
 		return
 	}
-	window := time.Duration(float64(c.set.Spread) * min(1, float64(of-1)/SpreadFull))
+	window := c.spread(k, ev.Rule, of)
 	delay := time.Duration(0)
 	if window > 0 {
 		delay = time.Duration(hash(uint64(k.key.NS), k.key.Cookie) % uint64(window))
@@ -55,6 +55,21 @@ func (c *Core) condemn(k *conn, ev Evidence, policy Policy, of int) {
 	k.reap = reapQueued
 	k.entry = &queued{conn: k, due: c.now + delay, verdict: c.now, heard: k.heard, received: k.counters.BytesReceived, evidence: ev}
 	c.queue = append(c.queue, k.entry)
+}
+
+// spread is the window over which the reaps of k and of those that share its fate are spread: by
+// how many they are on this node, and by how many the server has on all.
+func (c *Core) spread(k *conn, rule Rule, of int) time.Duration {
+	window := time.Duration(float64(c.set.Spread) * min(1, float64(of-1)/SpreadFull))
+	switch rule {
+	case RuleFlow, RuleConnect, RuleSyn: // they are about single connections, or about none yet
+		return window
+	}
+	if n := c.nodes[k.path.endpoint.key.addr]; n != nil && n.told && c.set.AcceptRate > 0 {
+		all := time.Duration(float64(n.fact.Clients) / c.set.AcceptRate * float64(time.Second))
+		window = max(window, min(all, acceptSpread))
+	}
+	return window
 }
 
 // condemnable says whether k may be condemned: nothing is under way about it but perhaps

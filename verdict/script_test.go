@@ -40,7 +40,7 @@ import (
 //	gateway 10 silent|back|none       its gateway
 //	stall 10, flow 10                 what the other connections of namespace 10 do
 //	dark, light                       the whole network of the node
-//	say A [state=removed] [single=no] [successor=B] [target=..] [detail=..] [on_removed=reap ...]
+//	say A [state=removed] [single=no] [successor=B] [target=..] [clients=9000] [detail=..] [on_removed=reap ...]
 //	                                  the cluster view says so from now on, and asks A each
 //	                                  second who it is; policies are those of A
 //	withdraw A                        it does not say anything about A any more
@@ -262,6 +262,8 @@ func (s *script) do(line string) (err error) {
 				s.set.Burst = int(num(v))
 			case "max_share":
 				s.set.MaxShare = num(v)
+			case "accept_rate":
+				s.set.AcceptRate = num(v)
 			case "spread":
 				s.set.Spread = dur(k, 0)
 			case "baseline":
@@ -374,6 +376,7 @@ func (s *script) sayFact(arg []string, opt map[string]string) error {
 			OnRemoved: Policy(opt["on_removed"]), OnDemoted: Policy(opt["on_demoted"]), OnReplaced: Policy(opt["on_replaced"]),
 		},
 	}
+	fmt.Sscan(opt["clients"], &f.Clients)
 	if f.State != "" && f.State != StateOK {
 		f.Since = s.clock
 	}

@@ -33,6 +33,10 @@ type Settings struct {
 	// Spread is the widest window over which the reaps of one endpoint are
 	// spread. It is used in full from SpreadFull connections on.
 	Spread time.Duration
+	// AcceptRate is how many connections a second the successor of an endpoint can bear: all nodes
+	// judge in the same second, so the reaps are spread over the time that its clients need at
+	// that rate (EndpointFact.Clients). 0 is off.
+	AcceptRate float64 `json:",omitempty"`
 	// ProbesPerSecond is the cap per endpoint, with a burst of probeBurst.
 	ProbesPerSecond float64
 	// Baseline is how often a path of a healthy endpoint is probed, so that a
@@ -61,6 +65,9 @@ const (
 	// SpreadFull: Redis accepts some 10,000 connections a second and core
 	// without TLS; a tenth of that leaves it room to work.
 	SpreadFull = 1000
+	// acceptSpread is the widest window that AcceptRate makes: who waits for longer is better off
+	// with the kernel's own timers (see togetherAtMost).
+	acceptSpread = 30 * time.Second
 	// breakerWindow is the minute of safety promise 4.
 	breakerWindow = time.Minute
 	// lateAnswer makes a connection suspect: an acknowledgement may be delayed

@@ -35,7 +35,7 @@ const (
 func (c *Core) together(p *path, start time.Duration) bool {
 	s := p.space
 	n := c.nodes[p.endpoint.key.addr]
-	if n == nil || !n.told || n.fact.Target == "" || p.key.Interface != 0 {
+	if s.paths < togetherHosts || n == nil || !n.told || n.fact.Target == "" || p.key.Interface != 0 {
 		return false
 	}
 	if s.togetherSince != 0 && c.now-s.togetherSince >= togetherAtMost {

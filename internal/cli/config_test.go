@@ -22,7 +22,7 @@ func TestWriteConfig(t *testing.T) {
 			Drift: config.DriftRepair, Override: true, RedisServers: true, RestoreOnStop: true},
 		Arm: config.ArmSection{Mode: config.Off, KeepaliveIdle: 2 * time.Second, KeepaliveInterval: time.Second, KeepaliveCount: 127,
 			UserTimeout: 200500 * time.Millisecond, RTOMax: 2 * time.Minute},
-		Reap:   config.ReapSection{Mode: config.Observe, DownAfter: 90 * time.Minute / 10, Rate: 3, Burst: 1000000, MaxShare: 1e-7, Spread: 0, MinSilence: time.Minute},
+		Reap:   config.ReapSection{Mode: config.Observe, DownAfter: 90 * time.Minute / 10, Rate: 3, Burst: 1000000, MaxShare: 1e-7, AcceptRate: 0.5, Spread: 0, MinSilence: time.Minute},
 		Policy: config.PolicySection{OnDown: config.ReactIgnore, OnUnresponsive: config.ReactReap},
 		Audit:  config.AuditSection{File: "/a b", MaxSize: 1 << 40},
 		Probe:  config.ProbeSection{Timeout: 123 * time.Microsecond * 1000, PerSecond: 0.01, Mark: 1<<32 - 1, Baseline: 24 * time.Hour},

@@ -149,7 +149,7 @@ func (l *Loop) factsOf(t *target) map[netip.AddrPort]verdict.EndpointFact {
 		}
 		facts[f.Endpoint] = verdict.EndpointFact{
 			Endpoint: f.Endpoint, Target: t.conf.Name, Policies: policies, State: verdict.NodeState(f.State), Since: f.Since,
-			Role: verdict.Role(f.Role), RunID: f.RunID, At: f.At, Single: f.Single, Successor: f.Successor, Source: f.Source, Detail: f.Detail,
+			Role: verdict.Role(f.Role), RunID: f.RunID, At: f.At, Single: f.Single, Clients: f.Clients, Successor: f.Successor, Source: f.Source, Detail: f.Detail,
 		}
 	}
 	return facts
