@@ -25,7 +25,7 @@ func mergeReplication(now time.Duration, kind Type, prev *Topology, nodes []neti
 	}
 	next.Asked = next.Voters
 	primary := idOf(prev.Primary())
-	primaries, pending := next.claims(prev, m)
+	primaries, pending := next.claims(now, prev, m)
 	switch {
 	case pending:
 		// What one of them says is older than the other's claim: it is asked again first.
@@ -63,7 +63,7 @@ func mergeReplication(now time.Duration, kind Type, prev *Topology, nodes []neti
 // own before one that may be virtual, and one that other nodes name before one that nobody does.
 // pending says that it is too early to tell: there are several, one
 // of which was not asked since another began to say so; or none, and one was never asked.
-func (t *Topology) claims(prev *Topology, m nodeMerging) (all []netip.AddrPort, pending bool) {
+func (t *Topology) claims(now time.Duration, prev *Topology, m nodeMerging) (all []netip.AddrPort, pending bool) {
 	var claimants []*Node
 	replicas := map[string]time.Duration{} // processes that say that they are, and when they did
 	for i := range t.Nodes {
@@ -100,7 +100,7 @@ func (t *Topology) claims(prev *Topology, m nodeMerging) (all []netip.AddrPort, 
 	for _, n := range claimants {
 		// Who has no right to INFO cannot tell whether an address leads to a process that was
 		// counted already.
-		if len(all) > 0 && (runs[n.RunID] || n.Virtual && (n.RunID == "" || runs[""])) {
+		if len(all) > 0 && (n.RunID != "" && runs[n.RunID] || n.Virtual && (n.RunID == "" || runs[""])) {
 			continue
 		}
 		runs[n.RunID] = true
@@ -112,7 +112,7 @@ func (t *Topology) claims(prev *Topology, m nodeMerging) (all []netip.AddrPort, 
 		was := m.about(prev.Primary().first())
 		for i := range t.Nodes {
 			k := m.about(t.Nodes[i].first())
-			pending = pending || was != nil && k != nil && k.failed == 0 && k.asked < was.turned
+			pending = pending || was != nil && k != nil && k.failed == 0 && k.asked < was.turned && now-was.turned < hastyFor
 		}
 		return nil, unasked || pending
 	}

@@ -319,7 +319,7 @@ type space struct {
 	asked              []time.Duration // when connections were asked lately, see mayAskNow
 	unrelatedSince     time.Duration   // since when other connections have stalled too; 0 is not
 	unrelatedRequested time.Duration   // when Unrelated was last asked for; 0 is never
-	togetherSince      time.Duration   // since when the servers of a deployment are all silent; 0 is not
+	togetherSince      time.Duration   // when the servers of a deployment were found all silent; 0 is not
 	troubled           time.Duration   // when a silence on one of its paths was last judged
 }
 

@@ -254,7 +254,9 @@ func (c *Core) judgePath(p *path) {
 		return
 	}
 	c.out.Suspects = append(c.out.Suspects, p.key)
-	p.space.troubled = c.now
+	if s.waiting > 0 {
+		p.space.troubled = c.now
+	}
 	c.requestNextHop(p)
 	c.reportStalled(p)
 	if s.own > 0 && p.suspect == 0 && (s.waiting > 0 || c.now-s.probeStart >= c.set.DownAfter/2) && p.heard < s.probeStart {

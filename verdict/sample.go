@@ -261,7 +261,7 @@ func (c *Core) heard(k *conn, s *Sample, at time.Duration, moved bool) {
 	k.failures, k.again = 0, 0
 	k.path.heard = max(k.path.heard, since)
 	c.wayHeard(k.path, since)
-	k.path.space.notTogether()
+	k.path.space.notTogether(since)
 	if acked {
 		c.siblingHeard(k, since)
 	}

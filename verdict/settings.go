@@ -66,8 +66,8 @@ const (
 	// without TLS; a tenth of that leaves it room to work.
 	SpreadFull = 1000
 	// acceptSpread is the widest window that AcceptRate makes: who waits for longer is better off
-	// with the kernel's own timers (see togetherAtMost).
-	acceptSpread = 30 * time.Second
+	// with the kernel's own timers (tcp_retries2 = 5: 13 s).
+	acceptSpread = 10 * time.Second
 	// breakerWindow is the minute of safety promise 4.
 	breakerWindow = time.Minute
 	// lateAnswer makes a connection suspect: an acknowledgement may be delayed

@@ -27,6 +27,9 @@ const (
 	// limits, tuned or armed, have ended what waits: tcp_retries2 = 5 takes 13 s, armed keepalive
 	// 25 s (docs/tuning.md).
 	togetherAtMost = 30 * time.Second
+	// togetherAgain is how long after its beginning there may be such a doubt once more. Who is
+	// heard now and then, and cannot be asked, would end it and have it begin anew for ever.
+	togetherAgain = 2 * time.Minute
 )
 
 // together says whether the servers of the deployment that p leads to are all silent in p's
@@ -38,7 +41,11 @@ func (c *Core) together(p *path, start time.Duration) bool {
 	if s.paths < togetherHosts || n == nil || !n.told || n.fact.Target == "" || p.key.Interface != 0 {
 		return false
 	}
-	if s.togetherSince != 0 && c.now-s.togetherSince >= togetherAtMost {
+	switch since := c.now - s.togetherSince; {
+	case s.togetherSince == 0:
+	case since >= togetherAgain:
+		s.togetherSince = 0
+	case since >= togetherAtMost:
 		return false
 	}
 	hosts, open := map[netip.Addr]bool{p.endpoint.key.addr.Addr(): true}, map[netip.Addr]bool{}
@@ -82,10 +89,9 @@ func (p *path) silentNow(now time.Duration) bool {
 	return false
 }
 
-// notTogether ends that doubt: something was heard in s.
-func (s *space) notTogether() {
-	if s.togetherSince != 0 {
-		s.togetherSince = 0
+// notTogether ends that doubt: something was heard in s at a time since it began.
+func (s *space) notTogether(at time.Duration) {
+	if at > s.togetherSince {
 		delete(s.doubts, doubtTogether)
 	}
 }
